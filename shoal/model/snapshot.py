@@ -1,0 +1,91 @@
+"""Everything a plan is made from, at one version: nothing else may influence it.
+
+Durations are relative to `now_s` (the autoscaler's monotonic clock); no wall clock appears here.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal.foundation.amounts import Amounts
+from shoal.model.demand import DemandClass, Gang, Standing
+from shoal.model.instance import Instance
+from shoal.model.node import Node
+from shoal.model.offer import Offer, OfferHealth, OfferKey, Quota
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What the head reports, as one cut: ordered by (epoch, version).
+
+    While `is_settling` or a node is missing, nothing is drained for idleness.
+    """
+
+    epoch: int = 0
+    version: int = 0
+    nodes: tuple[Node, ...] = ()
+    classes: tuple[DemandClass, ...] = ()
+    gangs: tuple[Gang, ...] = ()
+    standing: tuple[Standing, ...] = ()
+    is_settling: bool = False
+    idle_s: float | None = None
+    """For how long the whole cluster has had nothing to do; None while it has."""
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance kept for a gang until `until_s`."""
+
+    gang: str
+    instance_id: str
+    until_s: float
+
+
+class Recent(msgspec.Struct, frozen=True, kw_only=True):
+    """A launch (and perhaps its release) not long ago; hysteresis needs memory."""
+
+    node_type: str
+    offer: OfferKey
+    launched_s: float
+    released_s: float | None = None
+    why: str = ""
+
+
+class UsableMemory(msgspec.Struct, frozen=True):
+    """Resources that the first node of a machine type really had, learned when it joined."""
+
+    node_type: str
+    machine_type: str
+    resources: Amounts
+
+
+class Breaker(msgspec.Struct, frozen=True, kw_only=True):
+    """A launch circuit: open after repeated failures of one cause; half open allows one canary."""
+
+    cause: str
+    node_type: str
+    failures: int
+    open_for_s: float = 0.0
+    is_half_open: bool = False
+    error: str = ""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One consistent view of demand, nodes, instances, offers with their health, quotas and money."""
+
+    now_s: float
+    cluster_uid: str = ""
+    work: Work = Work()
+    instances: tuple[Instance, ...] = ()
+    offers: tuple[Offer, ...] = ()
+    quotas: tuple[Quota, ...] = ()
+    health: tuple[OfferHealth, ...] = ()
+    breakers: tuple[Breaker, ...] = ()
+    holds: tuple[Hold, ...] = ()
+    recent: tuple[Recent, ...] = ()
+    usable: tuple[UsableMemory, ...] = ()
+    spent_micro: int = 0
+    committed_micro: int = 0
+    """Price per hour of every instance not gone or queued; unknown outcomes, releasing and debris included."""
+    serial_next: int = 1
+    up_s: float = 0.0
+    is_listed: bool = True
+    """Every provider has had one complete listing since the autoscaler started."""
