@@ -1,1 +1,1 @@
-
+"""The autoscaler's effects: observe, remember (ledger), carry out, repeat. Decides nothing by itself."""
