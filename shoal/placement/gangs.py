@@ -98,7 +98,9 @@ def _orders(bundles: Sequence[Bundle]) -> list[list[int]]:
     """Return orders worth trying: most constrained first, then largest by each resource."""
     numbers = range(len(bundles))
     names = sorted({name for bundle in bundles for name in bundle.amounts})
-    orders = [sorted(numbers, key=lambda one: (not bundles[one].selector, -sum(bundles[one].amounts.values()), one))]
+    orders = [
+        sorted(numbers, key=lambda one: (not bundles[one].selector, -sum(bundles[one].amounts.values()), one))
+    ]
     for name in names:
         orders.append(sorted(numbers, key=lambda one: (-bundles[one].amounts.get(name, 0), one)))
     return orders
