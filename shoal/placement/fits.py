@@ -30,9 +30,7 @@ def fits(amounts: Mapping[str, int], free: Mapping[str, int]) -> bool:
 
 def fits_on(amounts: Mapping[str, int], selector: Selector, spot: Spot) -> bool:
     """Say whether the work may run on the spot and fits there now."""
-    return fits(amounts, spot.free) and (
-        not selector or selectors.admits(selector, spot.spot_id, spot.labels)
-    )
+    return fits(amounts, spot.free) and (not selector or selectors.admits(selector, spot.spot_id, spot.labels))
 
 
 def how_many(amounts: Mapping[str, int], free: Mapping[str, int], most: int) -> int:

@@ -46,8 +46,7 @@ def _on_one(bundles: Sequence[Bundle], spots: Sequence[Spot]) -> list[str] | Non
     needed = total(bundle.amounts for bundle in bundles)
     for spot in spots:
         if fits(needed, spot.free) and all(
-            not bundle.selector or selectors.admits(bundle.selector, spot.spot_id, spot.labels)
-            for bundle in bundles
+            not bundle.selector or selectors.admits(bundle.selector, spot.spot_id, spot.labels) for bundle in bundles
         ):
             return [spot.spot_id] * len(bundles)
     return None
@@ -98,9 +97,7 @@ def _orders(bundles: Sequence[Bundle]) -> list[list[int]]:
     """Return orders worth trying: most constrained first, then largest by each resource."""
     numbers = range(len(bundles))
     names = sorted({name for bundle in bundles for name in bundle.amounts})
-    orders = [
-        sorted(numbers, key=lambda one: (not bundles[one].selector, -sum(bundles[one].amounts.values()), one))
-    ]
+    orders = [sorted(numbers, key=lambda one: (not bundles[one].selector, -sum(bundles[one].amounts.values()), one))]
     for name in names:
         orders.append(sorted(numbers, key=lambda one: (-bundles[one].amounts.get(name, 0), one)))
     return orders

@@ -258,9 +258,7 @@ async def dial(
         if address.scheme == "unix":
             reader, writer = await asyncio.open_unix_connection(unix(Path(address.host)).host, limit=2**20)
         else:
-            reader, writer = await asyncio.open_connection(
-                address.host, address.port, limit=2**20, ssl=ssl_context
-            )
+            reader, writer = await asyncio.open_connection(address.host, address.port, limit=2**20, ssl=ssl_context)
         try:
             raw = writer.get_extra_info("socket")
             raw = getattr(raw, "_sock", raw)

@@ -65,9 +65,7 @@ def secret_for(role: Role, held: bytes, held_role: Role = Role.ADMIN) -> bytes:
         AuthenticationError: the held role is below the wanted one.
     """
     if held_role < role:
-        raise AuthenticationError(
-            f"a `{held_role.name.lower()}` credential cannot act as `{role.name.lower()}`"
-        )
+        raise AuthenticationError(f"a `{held_role.name.lower()}` credential cannot act as `{role.name.lower()}`")
     for below in range(held_role - 1, role - 1, -1):
         held = hmac.digest(held, b"shoal role " + Role(below).name.encode(), hashlib.sha256)
     return held
@@ -87,9 +85,7 @@ class Authenticator(Protocol):
 class Credential:
     """An `Authenticator` from one secret of one role; `serves` limits which roles may connect to us."""
 
-    def __init__(
-        self, uid: str, secret: bytes, role: Role = Role.ADMIN, *, serves_from: Role = Role.READ
-    ) -> None:
+    def __init__(self, uid: str, secret: bytes, role: Role = Role.ADMIN, *, serves_from: Role = Role.READ) -> None:
         self.uid = bytes.fromhex(uid)
         self.role = role
         self._secret = secret
@@ -124,9 +120,7 @@ class Credential:
 class ClientHello:
     """The client's half: send `first`, give the answer to `reply`, send what it returns."""
 
-    def __init__(
-        self, credential: Authenticator, *, role: Role | None = None, nonce: bytes | None = None
-    ) -> None:
+    def __init__(self, credential: Authenticator, *, role: Role | None = None, nonce: bytes | None = None) -> None:
         self._role = credential.role if role is None else role
         secret = credential.secret(self._role)
         if secret is None:
@@ -184,9 +178,7 @@ class ServerHello:
         else:
             self.role = Role(role)
         self._secret = secret
-        head = _SERVER.pack(MAGIC, VERSION, role, verdict, self._credential.uid, self._nonce, b"")[
-            :-PROOF_BYTES
-        ]
+        head = _SERVER.pack(MAGIC, VERSION, role, verdict, self._credential.uid, self._nonce, b"")[:-PROOF_BYTES]
         proof = _proof(secret, b"server", first + head) if secret else os.urandom(PROOF_BYTES)
         self._said = first + head + proof
         return head + proof
@@ -205,9 +197,7 @@ class ServerHello:
         if self._secret is None or self.role is None:
             raise AuthenticationError("hello: refused")
         if not hmac.compare_digest(proof, _proof(self._secret, b"client", self._said)):
-            raise AuthenticationError(
-                f"hello: a peer claimed role `{self.role.name.lower()}` without its secret"
-            )
+            raise AuthenticationError(f"hello: a peer claimed role `{self.role.name.lower()}` without its secret")
         return self.role
 
     def _secret_for(self, role: Role) -> bytes | None:

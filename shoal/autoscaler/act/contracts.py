@@ -84,9 +84,7 @@ class Head(Protocol):
         """Commit that nothing more is placed there; repeated calls with the same order extend the time."""
         ...
 
-    async def drain(
-        self, instance_id: str, order: str, idle_serial: int | None, deadline_s: float | None
-    ) -> None:
+    async def drain(self, instance_id: str, order: str, idle_serial: int | None, deadline_s: float | None) -> None:
         """Forward a drain to the agent. The answer comes as a fact in `Work`: `drain_answer` of that order.
 
         With `idle_serial` the agent refuses (`busy`) if anything came since; with `deadline_s` it finishes

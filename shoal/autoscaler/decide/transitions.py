@@ -84,18 +84,12 @@ def _rows(table: str) -> tuple[list[str], list[list[str]]]:
 
 def _facts() -> dict[tuple[State, Fact], str]:
     head, rows = _rows(FACT_TABLE)
-    return {
-        (State(row[0]), Fact(name)): cell for row in rows for name, cell in zip(head, row[1:], strict=True)
-    }
+    return {(State(row[0]), Fact(name)): cell for row in rows for name, cell in zip(head, row[1:], strict=True)}
 
 
 def _orders() -> dict[tuple[State, Order], str]:
     head, rows = _rows(ORDER_TABLE)
-    return {
-        (State(row[0]), Order(name)): cell
-        for row in rows
-        for name, cell in zip(head[:-1], row[1:-1], strict=True)
-    }
+    return {(State(row[0]), Order(name)): cell for row in rows for name, cell in zip(head[:-1], row[1:-1], strict=True)}
 
 
 FACTS = _facts()
