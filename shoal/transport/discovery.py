@@ -1,10 +1,10 @@
-"""Where a cluster's processes find each other on one machine: a directory per cluster, and a file that says who lives there.
+"""Where a cluster's processes find each other on one machine: a directory per cluster, a file naming who lives there.
 
     <runtime dir>/shoal-<uid of the user>/            0700
         clusters/<cluster name>.json                  0600  the discovery file of a live cluster
         <first 12 of the cluster uid>/                0700  sockets and secrets of one cluster
 
-The runtime directory is SHOAL_RUNTIME_DIR, else XDG_RUNTIME_DIR, else the system's temporary directory. Paths stay short
+The runtime directory is SHOAL_RUNTIME_DIR, else XDG_RUNTIME_DIR, else the system temporary directory. Paths stay short
 (sockets take at most 100 bytes). A discovery file names a process and when it started; it is live only while exactly
 that process is, so a file that a killed cluster left behind never misleads anyone and is swept away.
 """
