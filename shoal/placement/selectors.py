@@ -24,7 +24,7 @@ def matches(term: str, value: str | None) -> bool:
     >>> matches("in(a, b)", "b"), matches("!a", None), matches("a", None)
     (True, True, False)
     """
-    word, wanted = _parsed(term)
+    word, wanted = parsed(term)
     match word:
         case "exists":
             return value is not None
@@ -67,7 +67,7 @@ def mistake(name: str, term: str) -> str | None:
         return "label selector: expected a label's name, got an empty one"
     if not isinstance(term, str):
         return f"label selector `{name}`: expected a string, got `{term!r}`"
-    word, wanted = _parsed(term)
+    word, wanted = parsed(term)
     if word in ("in", "!in") and not wanted:
         return f"label selector `{name}`: expected at least one value in `{term}`"
     for value in wanted:
@@ -80,7 +80,8 @@ def mistake(name: str, term: str) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _parsed(term: str) -> tuple[str, frozenset[str]]:
+def parsed(term: str) -> tuple[str, frozenset[str]]:
+    """Return a term's word (`in`, `!in`, `exists`, `!exists`) and its values."""
     if term in ("exists()", "!exists()"):
         return term[:-2], frozenset()
     if listed := _LISTED.fullmatch(term.strip()):
