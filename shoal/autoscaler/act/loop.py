@@ -1,0 +1,741 @@
+"""The autoscaler's loop: hear the head and the providers, keep the ledger true, think, carry out.
+
+Events only mark the world as changed; rounds run on the newest word of everyone. A round applies facts, retries what
+is due, plans once demand has been quiet for a moment (the quiet rule), stops thinking when more thought cannot pay
+(the commit rule), and carries the plan out. A safety tick runs every `tick_s`. One task changes the ledger.
+
+The loop ends only when it is told to, when a newer session took charge at the head, or when the process dies; it
+may die at any instruction and be started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Protocol
+
+import msgspec
+
+from shoal.autoscaler.act.carry_out import REPLAYS_MAX, Hands
+from shoal.autoscaler.act.collect import Collector
+from shoal.autoscaler.act.contracts import Boot, Failure, Head, InstanceReport, Report
+from shoal.autoscaler.act.deadlines import returned, without_expiry
+from shoal.autoscaler.act.learn import Learned
+from shoal.autoscaler.act.ledger import GRACE_S, Crash, Ledger, never
+from shoal.autoscaler.act.observe import UNSETTLED, Witnesses, snapshot
+from shoal.autoscaler.act.reconcile import Reconciler
+from shoal.autoscaler.act.rows import Attempt, ListingRow
+from shoal.foundation.backoff import backoff_s
+from shoal.foundation.chance import Chance
+from shoal.foundation.clock import Clock
+from shoal.foundation.errors import JournalFull, StaleSession
+from shoal.foundation.eventlog import EventLog, Kind
+from shoal.model.instance import State
+from shoal.model.launch import Listing
+from shoal.model.offer import MICRO, Market, OfferKey
+from shoal.model.plan import Buy, Drain, Plan, Step, Verdict
+from shoal.model.policy import Policy
+from shoal.model.snapshot import Snapshot, Work
+from shoal.providers.protocol import Provider
+
+LISTING_STEADY_S = (30.0, 600.0)
+"""Shortest and longest time between listings of a provider on which nothing is unsettled."""
+LISTINGS_PER_MACHINE_MIN = 0.1
+MARKET_EVERY_S = 300.0
+HEAD_RETRY_S = (0.2, 10.0)
+PRUNE_EVERY_S = 600.0
+RESEND_S = 2.0
+"""How long a drain may be missing from the head's word before it is sent again."""
+PUBLISH_EVERY_S = (0.25, 10.0)
+"""Shortest time between two reports, and the longest while nothing changes."""
+FAILURES_SHOWN = 20
+THOUGHT_MOST_S = 1.0
+
+
+class Improve(Protocol):
+    """The planner: ever better valid plans for one snapshot; pure."""
+
+    def __call__(self, snapshot: Snapshot, policy: Policy, seed: int) -> Iterator[Plan]: ...
+
+
+class Autoscaler:
+    """One autoscaler of one cluster. `run` until `stop`; everything it uses was given to it."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        chance: Chance,
+        ledger: Ledger,
+        head: Head,
+        providers: Mapping[str, Provider],
+        boot: Boot,
+        log: EventLog,
+        policy: Policy,
+        improve: Improve,
+        *,
+        cluster_uid: str,
+        owner: str = "autoscaler",
+        on_end: Callable[[str], None] = lambda why: None,
+        crash: Crash = never,
+    ) -> None:
+        """Take everything the loop works with; `on_end` hears once why the whole cluster should end."""
+        self._clock, self._chance, self._ledger, self._head = clock, chance, ledger, head
+        self._providers, self._log, self.policy, self._improve = dict(providers), log, policy, improve
+        self._uid, self._owner, self._on_end = cluster_uid, owner, on_end
+        self._wake = asyncio.Event()
+        self._stopping = ""
+        self._witnesses = Witnesses({name: one.traits for name, one in self._providers.items()})
+        self._learned = Learned(clock, chance.split("health"), ledger, log, policy.health)
+        self._reconciler = Reconciler(clock, ledger, self._witnesses, self._learned, log)
+        self._hands = Hands(
+            clock,
+            ledger,
+            head,
+            self._providers,
+            boot,
+            log,
+            witnesses=self._witnesses,
+            reconciler=self._reconciler,
+            learned=self._learned,
+            crash=crash,
+            wake=self._wake.set,
+        )
+        self._collector = Collector(clock, ledger, head, log, witnesses=self._witnesses, hands=self._hands)
+        self._seed = chance.randrange(2**31)
+        self._listing: dict[str, asyncio.Task[None]] = {}
+        self._heard_listings: list[tuple[str, Listing]] = []
+        self._listed_s: dict[str, float] = {}
+        self._listing_errors: dict[str, str] = {}
+        self._marketed_s: dict[str, float] = {}
+        self._is_dirty = True
+        self._grew_s: float | None = None
+        self._unmet_since_s: float | None = None
+        self._waiting = 0.0
+        self._plan = Plan()
+        self._planned_s = -math.inf
+        self._thought_s = 0.0
+        self._published: object = None
+        self._published_s = -math.inf
+        self._pruned_s = clock.monotonic_s()
+        self._clock_gap_s = clock.wall_s() - clock.monotonic_s()
+        self._ran_s = clock.monotonic_s()
+        self._is_end_told = False
+        self._told_unmet: dict[str, str] = {}
+        self._failures: list[tuple[float, Failure]] = []
+        self.rounds = 0
+        self.waiting_for = "the head"
+        self.alarms: dict[str, str] = {}
+        self.session = 0
+
+    # what others call
+
+    async def run(self) -> str:
+        """Run until told to stop; return why it ended: what `stop` was given, or `superseded`."""
+        watch = asyncio.ensure_future(self._watch())
+        try:
+            while not self._stopping:
+                await self._pause()
+                if self._stopping:
+                    break
+                await self._round()
+        except StaleSession:
+            self._stopping = "superseded"
+        finally:
+            tasks = [watch, *self._listing.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._hands.close()
+        return self._stopping
+
+    def stop(self, why: str = "stopped") -> None:
+        """End `run` after the current round. Machines stay as they are."""
+        self._stopping = why
+        self._wake.set()
+
+    def set_policy(self, policy: Policy) -> None:
+        """Use a changed configuration from the next round on."""
+        self.policy = policy
+        self._learned.rules = policy.health
+        self._dirty()
+
+    @property
+    def plan(self) -> Plan:
+        """The newest plan, for `explain`."""
+        return self._plan
+
+    def snapshot(self) -> Snapshot:
+        """Return what a plan would be made from now, for `plan` and `explain`."""
+        return snapshot(self._witnesses, self._ledger, self._clock.monotonic_s())
+
+    def report(self) -> Report:
+        """Return what `shoal status` shows."""
+        now_s = self._clock.monotonic_s()
+        rows = self._ledger.instances
+        return Report(
+            session=self.session,
+            ran_ago_s=now_s - self._ran_s,
+            ran_wall_s=self._clock.wall_s(),
+            rounds=self.rounds,
+            instances=tuple(
+                InstanceReport(
+                    instance_id=name,
+                    node_type=rows[name].node_type,
+                    offer=str(rows[name].offer),
+                    state=rows[name].state.value,
+                    since_s=now_s - rows[name].since_s,
+                    price_usd_per_h=_usd(rows[name].price_micro),
+                    why=rows[name].why,
+                    error=rows[name].error,
+                    machine_id=rows[name].machine_id,
+                )
+                for name in sorted(rows)
+            ),
+            unmet=self._plan.unmet,
+            kept=self._plan.kept,
+            failures=self._recent_failures(now_s),
+            usd_per_hour=self._ledger.committed_micro / MICRO,
+            usd_spent=self._ledger.spent_micro() / MICRO,
+            is_price_complete=self._ledger.is_price_complete(),
+            gap=self._plan.gap,
+            waiting_for=self.waiting_for,
+            alarms=tuple(f"{what}: {why}" for what, why in sorted(self.alarms.items())),
+            leftovers=self._collector.leftovers,
+        )
+
+    # the head
+
+    async def _watch(self) -> None:
+        """Follow the head for ever: open a session, take its words, begin again when the stream ends."""
+        failures = 0
+        while True:
+            try:
+                await self._open_session()
+                is_first = True
+                async for work in self._head.watch():
+                    failures = 0
+                    self._hear(work, is_first)
+                    is_first = False
+                raise ConnectionError("the head ended the stream")
+            except StaleSession:
+                self.stop("superseded")
+                return
+            except JournalFull as error:
+                self.alarms["ledger"] = str(error)
+            except (ConnectionError, TimeoutError, OSError) as error:
+                self._hands.head_error = str(error) or type(error).__name__
+            except Exception as error:
+                self._hands.head_error = f"{type(error).__name__}: {error}"
+                self._log.record(Kind.ALARM, what="head", why=self._hands.head_error)
+            self._witnesses.is_head_heard = False
+            self._wake.set()
+            failures += 1
+            await asyncio.sleep(
+                backoff_s(failures, first_s=HEAD_RETRY_S[0], most_s=HEAD_RETRY_S[1], chance=self._chance)
+            )
+
+    async def _open_session(self) -> None:
+        """Take charge once; after that a lost stream is only opened again, or a newer session would be robbed."""
+        if self.session:
+            return
+        session = await self._head.open_session(self._owner)
+        with self._ledger.changing() as change:
+            change.note(session=session, cluster_uid=self._uid, is_ending=False)
+        self.session = session
+        self._log.record(Kind.SESSION_OPENED, session=session, owner=self._owner)
+
+    def _hear(self, work: Work, is_first: bool) -> None:
+        now_s = self._clock.monotonic_s()
+        self._witnesses.hear_work(work, is_first=is_first)
+        self._witnesses.is_head_heard = True
+        self._hands.head_error = ""
+        waiting = _waiting(work)
+        if waiting > self._waiting:
+            self._grew_s = now_s
+            if self._unmet_since_s is None:
+                self._unmet_since_s = now_s
+        elif waiting == 0:
+            self._unmet_since_s = self._grew_s = None
+        self._waiting = waiting
+        self._dirty()
+
+    def _dirty(self) -> None:
+        self._is_dirty = True
+        self._wake.set()
+
+    # the round
+
+    async def _pause(self) -> None:
+        """Wait for an event, the end of the quiet time, a listing that is due, or the safety tick."""
+        now_s = self._clock.monotonic_s()
+        due_s = self._ran_s + self.policy.thinking.tick_s
+        if self._is_dirty:
+            due_s = min(due_s, max(self._quiet_s(now_s), self._planned_s + self._thought_s))
+        for name in self._providers:
+            if name not in self._listing:
+                due_s = min(due_s, self._listing_due_s(name))
+        if due_s > now_s and not self._wake.is_set():
+            try:
+                async with asyncio.timeout(due_s - now_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        self._wake.clear()
+
+    async def _round(self) -> None:
+        """Do one round. Whatever one part raises is an alarm; the others go on."""
+        now_s = self._clock.monotonic_s()
+        self.rounds += 1
+        self._check_clocks(now_s)
+        try:
+            self._take_in()
+            if self._witnesses.is_listed and self._ledger.is_fresh and self.session:
+                self._collector.adopt_all(self._prices())
+                self._ledger.is_fresh = False
+            self._start_listings(now_s)
+            await self._tend(now_s)
+            await self._plan_and_act(now_s)
+            await self._publish()
+            self._check_end()
+            self._ledger.save_time()
+            self._prune(now_s)
+            self.alarms.pop("ledger", None)
+        except StaleSession:
+            raise
+        except JournalFull as error:
+            self.alarms["ledger"] = str(error)
+            self.waiting_for = str(error)
+            self._log.record(Kind.ALARM, what="ledger", why=str(error))
+            await self._publish()
+        except Exception as error:
+            self.alarms["round"] = f"{type(error).__name__}: {error}"
+            self._log.record(Kind.ALARM, what="round", why=self.alarms["round"])
+        else:
+            self.alarms.pop("round", None)
+        self._ran_s = self._clock.monotonic_s()
+
+    def _take_in(self) -> None:
+        """Apply everything that was heard since the last round."""
+        if self._hands.take_answers():
+            self._dirty()
+        heard, self._heard_listings = self._heard_listings, []
+        for provider, listing in heard:
+            facts = self._witnesses.facts_of_listing(provider, listing, self._ledger, self._hands.create_ended_s())
+            if self._reconciler.apply(facts):
+                self._dirty()
+            if listing.complete:
+                self._note_listing(provider, listing)
+        work = self._witnesses.work
+        if work is not None and work.epoch > self._ledger.meta.epoch and self.session:
+            with self._ledger.changing() as change:
+                change.note(epoch=work.epoch)
+        if self._witnesses.is_head_heard and self._reconciler.apply(self._witnesses.facts_of_work(self._ledger)):
+            self._dirty()
+
+    def _note_listing(self, provider: str, listing: Listing) -> None:
+        """Keep when the provider was listed, once a minute or when its size changed."""
+        known = self._ledger.listings.get(provider)
+        row = ListingRow(
+            provider=provider,
+            began_s=listing.began_s,
+            ended_s=listing.ended_s,
+            machines=len(listing.machines),
+            debris=len(listing.debris),
+        )
+        if known is None or known.machines != row.machines or row.began_s - known.began_s >= 60.0:
+            with self._ledger.changing() as change:
+                change.put(row)
+        shown = {machine.name for machine in listing.machines} | {one.name for one in listing.debris}
+        self._hands.forget_release(
+            [
+                name
+                for name, call in self._hands.releases.items()
+                if call.provider == provider
+                and call.ended_s is not None
+                and call.ended_s + self._providers[provider].traits.listing_lag_s < listing.began_s
+                and name not in shown
+            ]
+        )
+
+    async def _tend(self, now_s: float) -> None:
+        """Do again what a crash, a lost message or time has left undone."""
+        ended, self._reconciler.ended = self._reconciler.ended, []
+        for row in ended:
+            if row.instance_id in self._witnesses.nodes:
+                await self._hands.guarded(row.instance_id, self._forget(row.instance_id))
+        self._hands.call_releases()
+        self._hands.replay(self._to_replay(now_s))
+        if self._witnesses.is_head_heard:
+            if self._witnesses.is_listed:
+                await self._collector.collect(self.policy.gc_age_s, self._prices())
+            await asyncio.gather(*self._drains_to_mend(now_s))
+        self._lift_holds(now_s)
+        open_tokens = {row.token for row in self._ledger.instances.values() if row.state is not State.READY}
+        with self._ledger.changing() as change:
+            self._learned.settled(change, open_tokens)
+
+    async def _forget(self, instance_id: str) -> bool:
+        await self._head.forget(instance_id)
+        return True
+
+    def _drains_to_mend(self, now_s: float) -> Iterator[Awaitable[bool]]:
+        """Yield the calls that make the head's view of each drain what the ledger says."""
+        for name, node in self._witnesses.nodes.items():
+            row = self._ledger.instances.get(name)
+            if row is None or node.is_missing:
+                continue
+            if row.state is State.DRAINING and row.drain_order and node.drain_order != row.drain_order:
+                if now_s - row.since_s > RESEND_S:
+                    yield self._hands.guarded(name, self._resend(name))
+            elif row.state in (State.DRAINING, State.DRAINED):
+                yield self._hands.guarded(name, self._keep(name))
+            elif row.state is State.READY and node.is_cordoned and node.drain_order.startswith("d-"):
+                # An order of ours that the ledger has closed: a busy answer, or an undrain that was cut off.
+                yield self._hands.guarded(name, self._lift(name, node.drain_order))
+
+    async def _resend(self, name: str) -> bool:
+        await self._hands.send_drain(self._ledger.instances[name])
+        return True
+
+    async def _keep(self, name: str) -> bool:
+        await self._hands.keep_cordon(self._ledger.instances[name])
+        return True
+
+    async def _lift(self, name: str, order: str) -> bool:
+        await self._hands.lift(name, order)
+        return True
+
+    def _to_replay(self, now_s: float) -> list[Attempt]:
+        """Return the launches whose call had no clear end and that are still wanted: list first, then replay."""
+        due: list[Attempt] = []
+        for attempt in self._ledger.attempts.values():
+            if not attempt.is_open or attempt.calls >= REPLAYS_MAX:
+                continue
+            provider = self._providers.get(attempt.offer.provider)
+            if provider is None or attempt.offer.provider not in self._witnesses.listings:
+                continue
+            ended_s = self._hands.create_ended_s().get(attempt.token, 0.0)
+            if now_s - attempt.created_s >= provider.traits.token_ttl_s or math.isinf(ended_s):
+                continue
+            listed_s = self._witnesses.listings[attempt.offer.provider].began_s
+            rows = [self._ledger.instances.get(name) for name in attempt.instance_ids]
+            if listed_s <= ended_s or not all(row and row.state is State.REQUESTED for row in rows):
+                continue
+            if now_s - ended_s >= backoff_s(attempt.calls, first_s=2.0, most_s=30.0):
+                due.append(attempt)
+        return due
+
+    def _lift_holds(self, now_s: float) -> None:
+        """End holds whose gang does not wait any more, or whose time is over."""
+        work = self._witnesses.work
+        if not self._ledger.holds or work is None or self._witnesses.is_settling():
+            return
+        waiting = {gang.gang_id for gang in work.gangs}
+        with self._ledger.changing() as change:
+            for hold in self._ledger.holds.values():
+                if hold.gang not in waiting or hold.until_s <= now_s:
+                    change.drop(hold)
+
+    # thinking
+
+    async def _plan_and_act(self, now_s: float) -> None:
+        why_not = self._why_not_plan()
+        if why_not:
+            self.waiting_for = why_not
+            return
+        if self._is_dirty and self._quiet_s(now_s) > now_s:
+            return  # demand still grows; the pause ends when it is quiet
+        if not self._is_dirty and now_s - self._planned_s < self.policy.thinking.tick_s:
+            return
+        if now_s - self._planned_s < self._thought_s:
+            return  # at most half of the time is spent thinking; the pause knows when it goes on
+        self._is_dirty = False
+        self._grew_s = self._unmet_since_s = None
+        seen = snapshot(self._witnesses, self._ledger, now_s)
+        plan = await self._think(seen)
+        self._plan, self._planned_s = plan, self._clock.monotonic_s()
+        self._thought_s = min(THOUGHT_MOST_S, self._planned_s - now_s)
+        steps = self._all_steps(plan, now_s)
+        self._tell_plan(plan, steps)
+        taken = await self._hands.carry_out(steps, self.policy)
+        if taken < len(steps):
+            # Something was in the way: look again soon, not at once, or a stuck step would spin.
+            self._planned_s = now_s - self.policy.thinking.tick_s + 1.0
+        self.waiting_for = self._why_nothing(plan, taken)
+
+    async def _think(self, seen: Snapshot) -> Plan:
+        """Pull plans until the commit rule says stop."""
+        thinking = self.policy.thinking
+        plan = Plan()
+        began_s = self._clock.monotonic_s()
+        budget_s = min(thinking.think_s_max, thinking.think_boot_share * self._boot_typical_s())
+        for count, better in enumerate(self._improve(seen, self.policy, self._seed)):
+            plan = better
+            if thinking.effort_fixed is not None:
+                if count >= thinking.effort_fixed:
+                    break
+                continue
+            if plan.gap is not None and plan.gap <= thinking.act_gap:
+                break
+            if plan.cost_micro < thinking.think_floor_usd * MICRO:
+                break
+            await asyncio.sleep(0)
+            if self._clock.monotonic_s() - began_s >= budget_s:
+                break
+        return plan
+
+    def _boot_typical_s(self) -> float:
+        times = [one.traits.boot_typical_s for one in self._providers.values()]
+        return min(times, default=60.0)
+
+    def _all_steps(self, plan: Plan, now_s: float) -> list[Step]:
+        """Return the plan's steps, with what time alone adds or forbids."""
+        rows = self._ledger.instances
+        steps: list[Step] = list(plan.steps)
+        if now_s < self._ledger.grace_until_s:
+            steps = without_expiry(steps, rows, is_halted=self._witnesses.is_halted)
+        named = {step.instance_id for step in steps if not isinstance(step, Buy)}
+        return steps + [
+            step
+            for step in returned(rows.values(), in_contact=self._witnesses.in_contact)
+            if isinstance(step, Drain) and step.instance_id not in named
+        ]
+
+    def _quiet_s(self, now_s: float) -> float:
+        """Return when to act: demand quiet for `quiet_s`, or `quiet_s_max` after the first unmet unit."""
+        if self._grew_s is None or self._unmet_since_s is None:
+            return now_s
+        thinking = self.policy.thinking
+        return min(self._grew_s + thinking.quiet_s, self._unmet_since_s + thinking.quiet_s_max)
+
+    def _why_not_plan(self) -> str:
+        if not self.session or self._witnesses.work is None:
+            return f"the head: {self._hands.head_error or 'not heard yet'}"
+        if not self._witnesses.is_head_heard:
+            return f"the head: {self._hands.head_error or 'its stream has ended'}"
+        missing = sorted(set(self._providers) - set(self._witnesses.listings))
+        if missing:
+            errors = "; ".join(self._listing_errors.get(name, "not answered yet") for name in missing)
+            return f"the first complete listing of {', '.join(missing)}: {errors}"
+        unpriced = sorted(set(self._providers) - set(self._witnesses.markets))
+        if unpriced:
+            return f"the offers of {', '.join(unpriced)}"
+        return self._ledger.full
+
+    def _why_nothing(self, plan: Plan, taken: int) -> str:
+        if taken:
+            return ""
+        if self._hands.head_error:
+            return f"the head: {self._hands.head_error}"
+        coming = [row for row in self._ledger.instances.values() if row.state in (State.REQUESTED, State.BOOTING)]
+        if coming:
+            return f"{len(coming)} machines to join"
+        blocked = [one for one in plan.unmet if one.verdict is not Verdict.DEFERRED]
+        if blocked:
+            return f"{blocked[0].demand}: {blocked[0].why}"
+        if self._witnesses.is_settling():
+            return "the head to settle"
+        return ""
+
+    # providers
+
+    def _listing_due_s(self, provider: str) -> float:
+        """Return when the provider is to be listed next: often while something is unsettled there."""
+        began_s = self._listed_s.get(provider)
+        if began_s is None:
+            return -math.inf
+        if provider in self._listing_errors:
+            return began_s + 10.0
+        return began_s + self._listing_every_s(provider)
+
+    def _listing_every_s(self, provider: str) -> float:
+        rows = [row for row in self._ledger.instances.values() if row.offer.provider == provider]
+        lag_s = self._providers[provider].traits.listing_lag_s
+        if provider not in self._witnesses.listings:
+            return max(1.0, min(10.0, lag_s / 2))
+        doubtful = any(one.provider == provider for one in self._witnesses.remainders.values()) or any(
+            one.provider == provider for one in self._witnesses.extras.values()
+        )
+        if doubtful or any(row.state in UNSETTLED for row in rows):
+            return min(15.0, max(0.5, lag_s / 2))
+        low_s, high_s = LISTING_STEADY_S
+        return min(high_s, max(low_s, 60.0 / (LISTINGS_PER_MACHINE_MIN * max(1, len(rows)))))
+
+    def _start_listings(self, now_s: float) -> None:
+        for name in self._providers:
+            if name not in self._listing and now_s >= self._listing_due_s(name):
+                task = asyncio.ensure_future(self._list(name))
+                self._listing[name] = task
+                task.add_done_callback(functools.partial(self._listed, name))
+
+    async def _list(self, name: str) -> None:
+        """Ask a provider for its machines, and for its offers where they are old."""
+        provider = self._providers[name]
+        began_s = self._listed_s[name] = self._clock.monotonic_s()
+        if began_s - self._marketed_s.get(name, -math.inf) >= MARKET_EVERY_S:
+            market = await provider.offers()
+            self._tell_prices(name, market)
+            self._witnesses.hear_market(name, market, began_s)
+            self._marketed_s[name] = began_s
+        began_s = self._clock.monotonic_s()
+        listing = await provider.machines()
+        # Our own clock around the call: a provider's idea of now is not compared with ours.
+        listing = msgspec.structs.replace(listing, began_s=began_s, ended_s=self._clock.monotonic_s())
+        self._heard_listings.append((name, listing))
+
+    def _listed(self, name: str, task: asyncio.Task[None]) -> None:
+        self._listing.pop(name, None)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            text = f"{type(error).__name__}: {error}"
+            if self._listing_errors.get(name) != text:
+                self._log.record(Kind.ALARM, what=f"listing {name}", why=text)
+            self._listing_errors[name] = text
+            self.alarms[f"listing {name}"] = text
+        else:
+            self._listing_errors.pop(name, None)
+            self.alarms.pop(f"listing {name}", None)
+        self._wake.set()
+
+    def _prices(self) -> dict[OfferKey, int | None]:
+        return {offer.key: offer.price_micro for market in self._witnesses.markets.values() for offer in market.offers}
+
+    def _tell_prices(self, provider: str, market: Market) -> None:
+        """Write down prices that changed; what runs is charged at today's list price."""
+        old = self._witnesses.markets.get(provider)
+        if old is None:
+            return
+        before = {offer.key: offer.price_micro for offer in old.offers}
+        changed = {
+            offer.key: offer.price_micro
+            for offer in market.offers
+            if offer.key in before and before[offer.key] != offer.price_micro
+        }
+        if not changed:
+            return
+        with self._ledger.changing() as change:
+            for row in self._ledger.instances.values():
+                if row.offer in changed and changed[row.offer] is not None:
+                    change.put(msgspec.structs.replace(row, price_micro=changed[row.offer]))
+        for key, price in changed.items():
+            self._log.record(Kind.PRICE_CHANGED, offer=str(key), before=before[key], after=price)
+        self._dirty()
+
+    # housekeeping
+
+    def _check_clocks(self, now_s: float) -> None:
+        """After a jump of the wall clock, or a long sleep of this process, nothing expires for a minute."""
+        gap_s = self._clock.wall_s() - now_s
+        slept_s = now_s - self._ran_s - self.policy.thinking.tick_s
+        if abs(gap_s - self._clock_gap_s) > GRACE_S or slept_s > GRACE_S:
+            self._ledger.grace_until_s = now_s + GRACE_S
+            self._log.record(Kind.ALARM, what="clock", why="time jumped; nothing expires for a minute")
+        self._clock_gap_s = gap_s
+
+    def _check_end(self) -> None:
+        """Say once that the whole cluster should end: idle for too long, or its lifetime is over."""
+        work, policy = self._witnesses.work, self.policy
+        if self._is_end_told or work is None or self._witnesses.is_settling():
+            return
+        why = ""
+        if policy.cluster_idle_s is not None and work.idle_s is not None and work.idle_s >= policy.cluster_idle_s:
+            why = f"idle for {policy.cluster_idle_s:g} s"
+            self._log.record(Kind.CLUSTER_IDLE, for_s=work.idle_s)
+        up_s = self._clock.monotonic_s() - self._ledger.meta.born_s
+        if policy.lifetime_s is not None and up_s >= policy.lifetime_s:
+            why = f"its lifetime of {policy.lifetime_s:g} s is over"
+        if why:
+            self._is_end_told = True
+            self._log.record(Kind.CLUSTER_ENDING, why=why)
+            self._on_end(why)
+
+    def _prune(self, now_s: float) -> None:
+        if now_s - self._pruned_s >= PRUNE_EVERY_S:
+            self._pruned_s = now_s
+            self._ledger.prune()
+
+    async def _publish(self) -> None:
+        """Leave a report at the head: soon when something changed, else now and then."""
+        now_s = self._clock.monotonic_s()
+        state = (self._ledger.version, self.waiting_for, self._plan.version, tuple(self.alarms.items()))
+        wait_s = PUBLISH_EVERY_S[0] if state != self._published else PUBLISH_EVERY_S[1]
+        if not self._witnesses.is_head_heard or now_s - self._published_s < wait_s:
+            return
+        self._published, self._published_s = state, now_s
+        try:
+            await self._head.publish(self.report())
+        except (ConnectionError, TimeoutError, OSError) as error:
+            self._hands.head_error = str(error) or type(error).__name__
+
+    def _tell_plan(self, plan: Plan, steps: list[Step]) -> None:
+        """Record a plan that does something, and each unmet demand once per reason."""
+        if steps:
+            self._log.record(
+                Kind.PLAN_MADE,
+                steps=len(steps),
+                unmet=len(plan.unmet),
+                effort=plan.effort,
+                bound=plan.bound_micro,
+                gap=plan.gap,
+                version=plan.version,
+            )
+            for step in steps:
+                self._log.record(Kind.PLAN_STEP, step=_shown(step), why=step.why)
+        told = {one.demand: f"{one.verdict}: {one.why}" for one in plan.unmet}
+        for one in plan.unmet:
+            if self._told_unmet.get(one.demand, "").split(":")[0] != one.verdict:
+                self._log.record(
+                    Kind.DEMAND_UNMET,
+                    demand=one.demand,
+                    verdict=one.verdict.value,
+                    why=one.why,
+                    reasons=[f"{reason.offer}: {reason.word} {reason.detail}" for reason in one.reasons[:20]],
+                )
+        self._told_unmet = told
+
+    def _recent_failures(self, now_s: float) -> tuple[Failure, ...]:
+        failures = [
+            Failure(
+                at_s=now_s - row.failed_s,
+                what=row.scope,
+                code=row.code,
+                error=row.error,
+                retry_in_s=max(0.0, row.until_s - now_s),
+            )
+            for row in self._ledger.health.values()
+            if row.failures
+        ]
+        failures += [
+            Failure(
+                at_s=0.0,
+                what=f"launches of {row.node_type}",
+                code=row.cause,
+                error=row.error,
+                retry_in_s=max(0.0, row.until_s - now_s) if row.until_s is not None else None,
+            )
+            for row in self._ledger.breakers.values()
+        ]
+        return tuple(sorted(failures, key=lambda one: (one.at_s, one.what))[:FAILURES_SHOWN])
+
+
+def _waiting(work: Work) -> float:
+    """Return how many units wait in all, to see whether demand grows."""
+    return (
+        sum(one.waiting for one in work.classes)
+        + sum(len(gang.bundles) for gang in work.gangs)
+        + sum(len(one.bundles) for one in work.standing)
+    )
+
+
+def _usd(price_micro: int | None) -> float | None:
+    return None if price_micro is None else price_micro / MICRO
+
+
+def _shown(step: Step) -> str:
+    if isinstance(step, Buy):
+        return f"launch {len(step.instance_ids)} x {step.node_type} on {step.offer}"
+    return f"{type(step).__name__.lower()} {step.instance_id}"

@@ -1,0 +1,361 @@
+"""What head and providers said, joined with the ledger: facts with exact definitions, and one Snapshot.
+
+Three witnesses speak of a machine: the provider's listing, the head's nodes, and our own wish (the ledger).
+Here their words become facts; `reconcile` applies them; nobody else compares witnesses. Definitions
+(docs/instance-states.md):
+
+absent   two complete listings without it, begun at least `listing_lag_s` apart, the first one begun at least
+         `listing_lag_s` after the last create call for it ended, and its agent is not in contact.
+silent   the head says that the node is dead or gone; never while the head settles after a restart.
+halted   listed as stopped, stopping, failed or preempted.
+refused  the provider proved that there is no machine: a refused call, or a refusal found later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from shoal.autoscaler.act.ledger import Ledger
+from shoal.autoscaler.act.rows import Attempt
+from shoal.foundation.errors import ProviderError
+from shoal.model.instance import Fact, Instance, State
+from shoal.model.launch import Debris, Listing, Machine, Phase
+from shoal.model.node import Node
+from shoal.model.offer import Market, Offer, OfferHealth, OfferKey, Quota
+from shoal.model.snapshot import Breaker, Recent, Snapshot, Work
+from shoal.providers.protocol import Traits
+
+UNSETTLED = frozenset({State.REQUESTED, State.BOOTING, State.LOST, State.RELEASING, State.STRAY})
+"""States that a listing may end; while an instance is in one, its provider is listed often."""
+_UP = (Phase.PENDING, Phase.RUNNING)
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """One fact about one instance, with the witness's own words."""
+
+    instance_id: str
+    fact: Fact
+    cause: str = ""
+    machine: Machine | None = None
+    node: Node | None = None
+    error: ProviderError | None = None
+
+
+class Extra(msgspec.Struct, frozen=True, kw_only=True):
+    """A listed machine that no row of the ledger accounts for."""
+
+    provider: str
+    machine: Machine
+    sightings: int
+
+
+class Remainder(msgspec.Struct, frozen=True, kw_only=True):
+    """Listed debris, with how many complete listings have shown it."""
+
+    provider: str
+    debris: Debris
+    sightings: int
+
+
+class Witnesses:
+    """The newest word of the head and of each provider."""
+
+    def __init__(self, traits: Mapping[str, Traits]) -> None:
+        self.traits = traits
+        self.work: Work | None = None
+        self.is_head_heard = False
+        """The stream of the head is open: `work` is what it says now."""
+        self.nodes: dict[str, Node] = {}
+        """The head's nodes by instance id, missing ones included."""
+        self.markets: dict[str, Market] = {}
+        self.market_s: dict[str, float] = {}
+        self.listings: dict[str, Listing] = {}
+        """The newest complete listing of each provider."""
+        self.extras: dict[str, Extra] = {}
+        self.remainders: dict[str, Remainder] = {}
+        self._missing_since_s: dict[str, float] = {}
+        self._halted: set[str] = set()
+        self._notices: dict[str, Machine] = {}
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether every provider has had one complete listing since we started."""
+        return all(name in self.listings for name in self.traits)
+
+    def hear_work(self, work: Work, *, is_first: bool = False) -> None:
+        """Take the head's newest word. Within one stream an older one is left out; a new stream begins anew."""
+        if not is_first and self.work is not None and (work.epoch, work.version) < (self.work.epoch, self.work.version):
+            return
+        self.work = work
+        self.nodes = {node.instance_id: node for node in work.nodes if node.instance_id}
+
+    def hear_market(self, provider: str, market: Market, began_s: float) -> None:
+        """Take a provider's newest offers and quotas."""
+        self.markets[provider], self.market_s[provider] = market, began_s
+
+    def in_contact(self, instance_id: str) -> bool:
+        """Say whether the instance's agent talks to the head, as far as the head knows."""
+        node = self.nodes.get(instance_id)
+        return node is not None and not node.is_missing and not node.is_stale
+
+    def is_settling(self) -> bool:
+        """Say whether the head's word about dead nodes does not count yet."""
+        return self.work is None or self.work.is_settling
+
+    def facts_of_work(self, ledger: Ledger) -> Iterator[Seen]:
+        """Yield what the head's newest word says about our instances."""
+        if self.work is None:
+            return
+        for name, node in self.nodes.items():
+            row = ledger.instances.get(name) or ledger.closed.get(name)
+            if row is None or node.is_missing:
+                continue
+            if row.state is State.DRAINING:
+                if row.drain_order and node.drain_order == row.drain_order and node.drain_answer:
+                    fact = Fact.EMPTIED if node.drain_answer == "emptied" else Fact.BUSY
+                    yield Seen(instance_id=name, fact=fact, cause=f"agent: {node.drain_answer}", node=node)
+            elif row.state is State.LOST:
+                # A machine that the cloud has halted may look alive to the head until it gives its verdict.
+                if name not in self._halted and not node.is_stale:
+                    yield Seen(instance_id=name, fact=Fact.JOINED, cause="its agent is back", node=node)
+            elif row.state in _WAIT_FOR_JOIN and not node.is_stale:
+                yield Seen(instance_id=name, fact=Fact.JOINED, cause="its agent joined", node=node)
+        if self.is_settling():
+            return
+        for row in ledger.instances.values():
+            if row.state in _IN_SERVICE and row.instance_id not in self.nodes:
+                yield Seen(instance_id=row.instance_id, fact=Fact.SILENT, cause="the head lost its node")
+
+    def facts_of_listing(
+        self, provider: str, listing: Listing, ledger: Ledger, ended_s: Mapping[str, float]
+    ) -> list[Seen]:
+        """Take a provider's newest listing and return what it says about our instances.
+
+        `ended_s` gives, by launch token, when the last create call ended; infinity while one is under way.
+        An incomplete listing proves presence, never absence.
+        """
+        seen: list[Seen] = []
+        here: set[str] = set()
+        extras: dict[str, Machine] = {}
+        for machine in sorted(listing.machines, key=lambda one: (one.name not in ledger.machines, one.name)):
+            row = owner_of(machine, ledger)
+            if row is None or row.instance_id in here:
+                extras[machine.name] = machine
+                continue
+            is_up = machine.phase in _UP
+            if row.state is State.GONE and (listing.began_s <= row.since_s or not (is_up or machine.is_billed)):
+                continue  # begun before we wrote it off, or the cloud's obituary of a machine nobody pays for
+            if is_up or machine.is_billed:
+                here.add(row.instance_id)
+            if is_up:
+                self._halted.discard(row.instance_id)
+                fact, cause = Fact.LISTED, f"listed as {machine.phase}"
+            else:
+                self._halted.add(row.instance_id)
+                fact, cause = Fact.HALTED, f"listed as {machine.phase}"
+            if machine.notice is not None:
+                self._notices[row.instance_id] = machine
+            else:
+                self._notices.pop(row.instance_id, None)
+            seen.append(Seen(instance_id=row.instance_id, fact=fact, cause=cause, machine=machine))
+        seen.extend(self._refusals(listing, ledger, here))
+        if listing.complete:
+            seen.extend(self._absences(provider, listing, ledger, here, ended_s))
+            self.listings[provider] = listing
+            self._count_extras(provider, listing, extras)
+        else:
+            for name in here:
+                self._missing_since_s.pop(name, None)
+        return seen
+
+    def _refusals(self, listing: Listing, ledger: Ledger, here: set[str]) -> Iterator[Seen]:
+        for refusal in listing.refusals:
+            attempt = ledger.attempts.get(refusal.token)
+            names = (refusal.instance_id,) if refusal.instance_id else attempt.instance_ids if attempt else ()
+            for name in names:
+                row = ledger.instances.get(name)
+                # A machine beside the refusal contradicts it: then it is no proof.
+                if row is not None and row.state in _REFUSABLE and name not in here:
+                    yield Seen(instance_id=name, fact=Fact.REFUSED, cause="refused later", error=refusal.error)
+
+    def _absences(
+        self, provider: str, listing: Listing, ledger: Ledger, here: set[str], ended_s: Mapping[str, float]
+    ) -> Iterator[Seen]:
+        lag_s = self.traits[provider].listing_lag_s
+        for row in ledger.instances.values():
+            name = row.instance_id
+            if row.offer.provider != provider or row.state is State.QUEUED:
+                continue
+            if name in here:
+                self._missing_since_s.pop(name, None)
+                continue
+            call_ended_s = ended_s.get(row.token, row.created_s)
+            if listing.began_s < call_ended_s + lag_s:
+                self._missing_since_s.pop(name, None)
+                continue
+            first_s = self._missing_since_s.setdefault(name, listing.began_s)
+            if first_s < call_ended_s + lag_s:
+                # Another call was made since: what was seen before it proves nothing about it.
+                self._missing_since_s[name] = listing.began_s
+                continue
+            if listing.began_s - first_s >= lag_s and listing.began_s > first_s and not self.in_contact(name):
+                yield Seen(instance_id=name, fact=Fact.ABSENT, cause="in no complete listing any more")
+
+    def _count_extras(self, provider: str, listing: Listing, extras: Mapping[str, Machine]) -> None:
+        before = self.extras
+        self.extras = {name: one for name, one in before.items() if one.provider != provider}
+        for name, machine in extras.items():
+            times = before[name].sightings + 1 if name in before else 1
+            self.extras[name] = Extra(provider=provider, machine=machine, sightings=times)
+        old = self.remainders
+        self.remainders = {name: one for name, one in old.items() if one.provider != provider}
+        for debris in listing.debris:
+            times = old[debris.name].sightings + 1 if debris.name in old else 1
+            self.remainders[debris.name] = Remainder(provider=provider, debris=debris, sightings=times)
+
+    def forget(self, instance_id: str) -> None:
+        """Drop what was remembered of an instance that is gone."""
+        self._missing_since_s.pop(instance_id, None)
+        self._halted.discard(instance_id)
+        self._notices.pop(instance_id, None)
+
+    def is_halted(self, instance_id: str) -> bool:
+        """Say whether the cloud listed the instance's machine as not running."""
+        return instance_id in self._halted
+
+    def notice_of(self, instance_id: str) -> Machine | None:
+        """Return the machine if its provider announced that it will take it away."""
+        return self._notices.get(instance_id)
+
+
+_WAIT_FOR_JOIN = frozenset({State.REQUESTED, State.BOOTING, State.GONE, State.STRAY})
+_IN_SERVICE = frozenset({State.READY, State.DRAINING})
+_REFUSABLE = frozenset({State.QUEUED, State.REQUESTED, State.BOOTING})
+
+
+def owner_of(machine: Machine, ledger: Ledger) -> Instance | None:
+    """Return the row that accounts for the machine: by its instance tag, else by token and index.
+
+    A machine of another launch attempt than the row's own is nobody's: one intent has one machine.
+    """
+    row = ledger.instance(machine.instance_id) if machine.instance_id else None
+    if row is not None:
+        return row if machine.token in ("", row.token) else None
+    attempt: Attempt | None = ledger.attempts.get(machine.token)
+    if attempt is None or not 0 <= machine.index < len(attempt.instance_ids):
+        return None
+    return ledger.instance(attempt.instance_ids[machine.index])
+
+
+def snapshot(witnesses: Witnesses, ledger: Ledger, now_s: float) -> Snapshot:
+    """Return everything that a plan may be made from, as of now."""
+    work = witnesses.work or Work()
+    noticed = [name for name in witnesses._notices if name in witnesses.nodes]
+    if noticed:
+        work = msgspec.structs.replace(work, nodes=tuple(_with_notice(node, witnesses) for node in work.nodes))
+    offers, quotas = _markets(witnesses, ledger)
+    instances = tuple(ledger.instances[name] for name in sorted(ledger.instances))
+    return Snapshot(
+        now_s=now_s,
+        cluster_uid=ledger.meta.cluster_uid,
+        work=work,
+        instances=instances,
+        offers=offers,
+        quotas=quotas,
+        health=tuple(
+            OfferHealth(
+                scope=row.scope,
+                p_success=row.p_success,
+                unhealthy_for_s=max(0.0, row.until_s - now_s),
+                failures=row.failures,
+                code=row.code,
+                error=row.error,
+                may_probe=row.failures > 0 and row.until_s <= now_s and not row.probing,
+            )
+            for _, row in sorted(ledger.health.items())
+        ),
+        breakers=tuple(
+            Breaker(
+                cause=row.cause,
+                node_type=row.node_type,
+                failures=row.failures,
+                open_for_s=_open_for_s(row.until_s, row.probing, now_s),
+                is_half_open=row.until_s is not None and row.until_s <= now_s and not row.probing,
+                error=row.error,
+            )
+            for _, row in sorted(ledger.breakers.items())
+        ),
+        holds=tuple(hold for _, hold in sorted(ledger.holds.items())),
+        recent=tuple(
+            Recent(
+                node_type=row.node_type,
+                offer=row.offer,
+                launched_s=row.launched_s,
+                released_s=row.released_s,
+                why=row.why,
+            )
+            for _, row in sorted(ledger.recent.items())
+        ),
+        usable=tuple(row for _, row in sorted(ledger.usable.items())),
+        spent_micro=ledger.spent_micro(),
+        committed_micro=ledger.committed_micro,
+        serial_next=ledger.meta.serial_next,
+        up_s=now_s - ledger.meta.born_s,
+        is_listed=witnesses.is_listed,
+    )
+
+
+def _open_for_s(until_s: float | None, probing: str, now_s: float) -> float:
+    """Return for how long a breaker stays open; while its canary is out, until that has an end."""
+    if until_s is None:
+        return 0.0
+    return max(until_s - now_s, _CANARY_S if probing else 0.0)
+
+
+_CANARY_S = 3600.0
+_ASKED = (State.QUEUED, State.REQUESTED)
+
+
+def _with_notice(node: Node, witnesses: Witnesses) -> Node:
+    machine = witnesses.notice_of(node.instance_id)
+    if machine is None or machine.notice is None or node.notice:
+        return node
+    return msgspec.structs.replace(node, notice=machine.notice.what, notice_deadline_s=machine.notice.deadline_s)
+
+
+def _markets(witnesses: Witnesses, ledger: Ledger) -> tuple[tuple[Offer, ...], tuple[Quota, ...]]:
+    """Return offers and quotas less what was started since each provider named them.
+
+    What is only asked for (`queued`, `requested`) the planner subtracts by itself.
+    """
+    asked: list[OfferKey] = []
+    for row in ledger.instances.values():
+        market_s = witnesses.market_s.get(row.offer.provider)
+        if market_s is not None and row.created_s >= market_s and row.state not in _ASKED:
+            asked.append(row.offer)
+    offers: list[Offer] = []
+    quotas: list[Quota] = []
+    for _, market in sorted(witnesses.markets.items()):
+        offers.extend(market.offers)
+        quotas.extend(market.quotas)
+    if asked:
+        offers = [_less(offer, asked.count(offer.key)) for offer in offers]
+        quotas = [_used(quota, asked) for quota in quotas]
+    return tuple(offers), tuple(quotas)
+
+
+def _less(offer: Offer, count: int) -> Offer:
+    if not count or offer.limit is None:
+        return offer
+    return msgspec.structs.replace(offer, limit=max(0, offer.limit - count))
+
+
+def _used(quota: Quota, asked: Iterable[OfferKey]) -> Quota:
+    more = sum(
+        quota.weights.get(key.machine_type, 0)
+        for key in asked
+        if key.provider == quota.provider and key.region == quota.region and quota.market in ("", key.market)
+    )
+    return msgspec.structs.replace(quota, used=quota.used + more) if more else quota
