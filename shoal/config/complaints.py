@@ -1,0 +1,227 @@
+"""Say what the model found wrong in our own words: place, path, expected, got, and what was probably meant."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from shoal.config.diagnostics import Diagnostic, Path, nearest, path_shown, printable, shown
+from shoal.config.providers import KINDS
+from shoal.config.schema import Cluster, NodeType
+from shoal.config.tree import Tree
+
+MEANT = {
+    "budget_usd_per_hour": "budget: {usd_per_hour_max: ...}",
+    "hard": "budget_hard",
+    "idle_timeout": "idle_timeout_s",
+    "image_id": "node_config: {ImageId: ...}",
+    "instance_type": "machine_types",
+    "instance_types": "machine_types",
+    "machine_type": "machine_types",
+    "max_nodes": "max_workers",
+    "max_price": "budget: {usd_per_hour_max: ...}",
+    "min_nodes": "min_workers",
+    "name": "cluster_name",
+    "nodes": "available_node_types",
+    "num_workers": "min_workers",
+    "price": "price_usd_per_h",
+    "spot": "markets: [spot]",
+    "ttl": "lifetime",
+    "use_spot": "markets: [spot]",
+    "vm_size": "machine_types",
+    "workers": "max_workers",
+    "zone": "zones",
+}
+"""Words of other tools, by what they are called here."""
+
+REMOVED = {
+    "autoscaling_mode": "Ray removed it; `upscaling_speed` limits how fast workers are added",
+    "initial_workers": "Ray removed it; write `min_workers` in the node type",
+    "target_utilization_fraction": "Ray removed it; what waits decides how many workers there are",
+}
+"""Keys that Ray itself rejects today and that stand in many old files."""
+
+_UNKNOWN = ("extra_forbidden", "union_tag_not_found", "union_tag_invalid")
+
+
+def complaints(error: ValidationError, tree: Tree) -> Iterator[tuple[Path, Diagnostic]]:
+    """Yield each finding of `error` with the path it is about. Values that were refused before are left out."""
+    for found in error.errors(include_url=False):
+        path = _in_file(found["loc"], tree.data)
+        if tree.is_broken(path):
+            continue
+        yield path, _diagnostic(found["type"], path, found["input"], found.get("ctx") or {}, tree)
+
+
+def _diagnostic(kind: str, path: Path, value: Any, context: Mapping[str, Any], tree: Tree) -> Diagnostic:
+    got, hint, of_key = shown(value), "", False
+    match kind:
+        case "extra_forbidden":
+            name = str(path[-1])
+            wanted, got, of_key = "a known key", f"`{printable(name)}`", True
+            hint = _unknown_key_hint(path[:-1], name, tree)
+        case "missing":
+            wanted, got, of_key = f"the key `{path[-1]}`", "nothing", True
+        case "union_tag_not_found":
+            wanted, got, of_key, path = "the key `type`", "nothing", True, (*path, "type")
+        case "union_tag_invalid":
+            path = (*path, "type")
+            wanted, got = _one_of(KINDS), shown(context["tag"])
+            hint = _meant(str(context["tag"]), KINDS)
+        case "expected":
+            wanted, hint = context["expected"], context["hint"]
+        case "literal_error":
+            words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
+            wanted, hint = _one_of(words), _meant(str(value), words)
+        case _:
+            wanted = _wanted(kind, context)
+    if value is None and kind not in ("missing", "extra_forbidden") and not hint:
+        hint = "leave the key out for its default"
+    place = tree.place(path, of_key=of_key)
+    return Diagnostic(
+        file=tree.file,
+        line=place.line,
+        column=place.column,
+        path=path_shown(path),
+        expected=wanted,
+        got=got,
+        hint=hint,
+    )
+
+
+def _wanted(kind: str, context: Mapping[str, Any]) -> str:
+    match kind:
+        case "greater_than_equal":
+            return f"at least {context['ge']:g}"
+        case "greater_than":
+            return f"more than {context['gt']:g}"
+        case "less_than_equal":
+            return f"at most {context['le']:g}"
+        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
+            return "a whole number"
+        case "float_type" | "float_parsing":
+            return "a number"
+        case "finite_number":
+            return "a finite number"
+        case "bool_type" | "bool_parsing":
+            return "`true` or `false`"
+        case "string_type" | "string_sub_type":
+            return "a text"
+        case "string_too_short":
+            return "a text that is not empty"
+        case "dict_type" | "model_type" | "model_attributes_type" | "mapping_type":
+            return "a mapping of keys"
+        case "tuple_type" | "list_type":
+            return "a list"
+        case "too_long":
+            return f"at most {context['max_length']} items"
+        case "too_short":
+            return f"at least {context['min_length']} item{'s' * (context['min_length'] != 1)}"
+    return f"another value ({kind.replace('_', ' ')})"
+
+
+def _in_file(loc: tuple[int | str, ...], data: Any) -> Path:
+    """Return pydantic's location without what the file does not have: union tags, `[key]`, a lone value's index."""
+    path: list[int | str] = []
+    for place, part in enumerate(loc):
+        if isinstance(data, dict):
+            if part in data:
+                data = data[part]
+            elif part == "[key]":
+                break
+            elif part == data.get("type") and place < len(loc) - 1:
+                continue
+            elif place < len(loc) - 1:
+                break
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            break
+        path.append(part)
+    return tuple(path)
+
+
+def _unknown_key_hint(parent: Path, name: str, tree: Tree) -> str:
+    if name in REMOVED:
+        return REMOVED[name]
+    known = known_keys(parent, tree.data)
+    if meant := nearest(name, known):
+        return f"did you mean `{meant}`?"
+    lowered = name.lower()
+    if lowered in MEANT:
+        return f"write `{MEANT[lowered]}`"
+    if owners := sorted(_owners(name)):
+        return f"`{printable(name)}` is a key of {' and '.join(owners)}"
+    elsewhere = {word for section in _SECTIONS.values() for word in section.model_fields}
+    if meant := nearest(name, elsewhere):
+        return f"did you mean `{meant}` ({' and '.join(sorted(_owners(meant)))})?"
+    return f"known keys: {', '.join(sorted(known))}" if 0 < len(known) <= 12 else ""
+
+
+def known_keys(parent: Path, data: Any) -> set[str]:
+    """Return the keys that the mapping at `parent` may have; empty where any key may stand."""
+    model: Any = Cluster
+    for part in parent:
+        data = data.get(part) if isinstance(data, dict) else None
+        if part == "provider":
+            kind = data.get("type") if isinstance(data, dict) else None
+            model = KINDS.get(kind) if isinstance(kind, str) else None
+        elif model is dict:
+            model = NodeType
+        elif isinstance(model, type) and issubclass(model, BaseModel):
+            field = model.model_fields.get(str(part))
+            model = _section_of(field.annotation) if field else None
+        if model is None:
+            return set()
+    return set(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else set()
+
+
+def _section_of(annotation: Any) -> Any:
+    """Return the model behind a field's annotation, `dict` for the mapping of node types, None for anything else."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict:
+        return dict if NodeType in arguments else None
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        models = [part for part in arguments if isinstance(part, type) and issubclass(part, BaseModel)]
+        return models[0] if len(models) == 1 else None
+    return None
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    found: dict[str, type[BaseModel]] = {"the top level": Cluster, "a node type": NodeType}
+    for name, field in Cluster.model_fields.items():
+        section = _section_of(field.annotation)
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            found[f"`{name}`"] = section
+    for name, section in list(found.items()):
+        if name == "`policy`":
+            for inner, field in section.model_fields.items():
+                deeper = _section_of(field.annotation)
+                if deeper is not None:
+                    found[f"`policy.{inner}`"] = deeper
+    for kind, model in KINDS.items():
+        found[f"provider `{kind}`"] = model
+    return found
+
+
+_SECTIONS = _sections()
+
+
+def _owners(name: str) -> set[str]:
+    return {owner for owner, section in _SECTIONS.items() if name in section.model_fields}
+
+
+def _one_of(words: Iterable[str]) -> str:
+    quoted = [f"`{word}`" for word in words]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    meant = nearest(word, known)
+    return f"did you mean `{meant}`?" if meant else ""
