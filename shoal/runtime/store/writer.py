@@ -1,0 +1,221 @@
+"""Writing values into segments: for drivers, workers, and the agent's own transfers.
+
+A writer keeps a small stock of leased segments, so that a put usually asks nobody. Pages that already have memory and
+that this process has mapped are written by plain copies; all others by `pwrite`, which costs half of a page fault each
+and answers a full file system with an error instead of a killed process.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from shoal.foundation.amounts import bytes_shown
+from shoal.runtime.store.errors import ObjectStoreFullError
+from shoal.runtime.store.memory import Mapping, copy_in
+from shoal.runtime.store.segments import Segment
+from shoal.runtime.store.values import Dumped
+
+STOCK_BYTES_MAX = 64 * 2**20
+STOCK_SEGMENTS_MAX = 32
+"""How much a writer keeps for itself when segments are offered to it."""
+_MAPPINGS_MAX = 256
+_SMALL_COPY = 32 * 1024  # below, a slice assignment is cheaper than a call without the interpreter's lock
+_MAP_AT_ONCE_BYTES = 2**20
+"""A larger segment is mapped at its second use only: filling the page table costs twice what `pwrite` costs."""
+_WRITE_BYTES_MAX = 1 << 30  # Linux writes at most 2 GiB at once
+
+
+class Sealed(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A written value: which segment, how many bytes of it."""
+
+    segment_id: int
+    name: str
+    offset: int
+    size: int
+
+
+class Writer:
+    """Puts values into shared memory. Safe to use from several threads."""
+
+    def __init__(self, directory: Path, lease: Callable[[int], Segment]) -> None:
+        """Write below `directory`; `lease(size)` asks the agent for a segment and may wait.
+
+        `lease` raises ObjectStoreFullError when there is none to be had.
+        """
+        self._directory = directory
+        self._lease = lease
+        self._lock = threading.Lock()
+        self._stock: list[Segment] = []
+        self._mappings: collections.OrderedDict[str, Mapping] = collections.OrderedDict()
+        self._seen: dict[str, None] = {}
+        self._busy: collections.Counter[str] = collections.Counter()
+
+    def put(self, dumped: Dumped) -> Sealed:
+        """Write one value and return where it lies; the caller reports it to the agent.
+
+        Raises:
+            ObjectStoreFullError: no segment to be had, or the file system under the segments is full (the segment then
+                goes back to the stock).
+        """
+        plan = dumped.plan()
+        segment = self._take(plan.total) or self._lease(plan.total)
+        try:
+            pieces: list[tuple[int, bytes | memoryview]] = [(0, plan.head + dumped.pickle)]
+            pieces.extend(zip(plan.offsets, dumped.buffers, strict=True))
+            self._write(segment, pieces)
+        except BaseException:
+            self.offer(segment)
+            raise
+        return Sealed(segment.id, segment.name, segment.offset, plan.total)
+
+    def offer(self, segment: Segment, *, populated: int = 0) -> bool:
+        """Add a leased segment to the stock; False if the stock is full: give it back to the agent then."""
+        if populated > segment.populated:
+            segment = Segment(segment.id, segment.name, segment.offset, segment.size, min(populated, segment.size))
+        with self._lock:
+            held = sum([other.size for other in self._stock])
+            if self._stock and (len(self._stock) >= STOCK_SEGMENTS_MAX or held + segment.size > STOCK_BYTES_MAX):
+                return False
+            self._stock.append(segment)
+        return True
+
+    def reuse(self, sealed: Sealed, segment: Segment) -> bool:
+        """Take back a segment whose value nobody else ever heard of; as `offer`."""
+        return self.offer(segment, populated=sealed.size)
+
+    def spare(self) -> list[Segment]:
+        """Empty the stock, for giving it back to the agent."""
+        with self._lock:
+            stock, self._stock = self._stock, []
+        return stock
+
+    def close(self) -> list[Segment]:
+        """Unmap everything and return the stock."""
+        with self._lock:
+            for name in [name for name in self._mappings if not self._busy[name]]:
+                self._mappings.pop(name).close()
+        return self.spare()
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    def _take(self, size: int) -> Segment | None:
+        """Return the smallest segment of the stock that fits without waste."""
+        with self._lock:
+            best = None
+            for segment in self._stock:
+                if size <= segment.size <= max(4 * size, 2**20) and (best is None or segment.size < best.size):
+                    best = segment
+            if best is not None:
+                self._stock.remove(best)
+            return best
+
+    def _write(self, segment: Segment, pieces: list[tuple[int, bytes | memoryview]]) -> None:
+        end = pieces[-1][0] + memoryview(pieces[-1][1]).nbytes
+        if end > segment.size:
+            raise ValueError(f"segment {segment.id}: {end} bytes into {segment.size}")
+        is_known = end <= _MAP_AT_ONCE_BYTES or self._has_used(segment.name)
+        if segment.populated >= end and is_known:
+            self._copy(segment, pieces)
+            return
+        descriptor = os.open(self._directory / segment.name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            mapping = self._mapped(segment, descriptor) if segment.populated and is_known else None
+            try:
+                self._copy_and_write(segment, pieces, mapping, descriptor)
+            finally:
+                if mapping is not None:
+                    self._done(segment.name)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+                raise
+            raise ObjectStoreFullError(
+                f"object store: no memory left for {bytes_shown(end)} in `{self._directory}`\n"
+                "hint: the file system of the object store is smaller than `object_store_memory`, or others use it: "
+                "give it more room or lower the limit"
+            ) from error
+        finally:
+            os.close(descriptor)
+
+    def _copy(self, segment: Segment, pieces: list[tuple[int, bytes | memoryview]]) -> None:
+        mapping = self._mapped(segment, None)
+        try:
+            view = mapping.view
+            assert view is not None
+            for offset, data in pieces:
+                start = segment.offset + offset
+                source = data if isinstance(data, memoryview) else memoryview(data)
+                if source.nbytes < _SMALL_COPY:
+                    view[start : start + source.nbytes] = source
+                else:
+                    copy_in(mapping.address + start, source)
+        finally:
+            self._done(segment.name)
+
+    def _copy_and_write(
+        self,
+        segment: Segment,
+        pieces: list[tuple[int, bytes | memoryview]],
+        mapping: Mapping | None,
+        descriptor: int,
+    ) -> None:
+        """Copy what falls on pages that have memory, write the rest."""
+        for offset, data in pieces:
+            source = data if isinstance(data, memoryview) else memoryview(data)
+            done = 0
+            if mapping is not None and offset < segment.populated:
+                done = min(source.nbytes, segment.populated - offset)
+                if done:
+                    copy_in(mapping.address + segment.offset + offset, source[:done])
+            while done < source.nbytes:
+                part = source[done : done + _WRITE_BYTES_MAX]
+                done += os.pwrite(descriptor, part, segment.offset + offset + done)
+
+    def _mapped(self, segment: Segment, descriptor: int | None) -> Mapping:
+        """Return the mapping of the segment's file and mark it as in use."""
+        name, needed = segment.name, segment.offset + segment.size
+        with self._lock:
+            mapping = self._mappings.get(name)
+            if mapping is not None and mapping.size >= needed:
+                self._mappings.move_to_end(name)
+                self._busy[name] += 1
+                return mapping
+            opened = descriptor
+            if opened is None:
+                opened = os.open(self._directory / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                made = Mapping(opened, os.fstat(opened).st_size, is_writable=True)
+            finally:
+                if descriptor is None:
+                    os.close(opened)
+            if mapping is not None and not self._busy[name]:
+                mapping.close()
+            self._mappings[name] = made
+            self._mappings.move_to_end(name)
+            self._busy[name] += 1
+            if len(self._mappings) > _MAPPINGS_MAX:
+                old = next(other for other in self._mappings if other != name)
+                if not self._busy[old]:
+                    self._mappings.pop(old).close()
+            return made
+
+    def _has_used(self, name: str) -> bool:
+        with self._lock:
+            if name in self._mappings or name in self._seen:
+                return True
+            self._seen[name] = None
+            if len(self._seen) > _MAPPINGS_MAX:
+                del self._seen[next(iter(self._seen))]
+            return False
+
+    def _done(self, name: str) -> None:
+        with self._lock:
+            self._busy[name] -= 1
+            if self._busy[name] <= 0:
+                del self._busy[name]
