@@ -11,6 +11,8 @@ import signal
 import time
 from pathlib import Path
 
+import msgspec
+
 from shoal.foundation.clock import Clock
 from shoal.foundation.errors import AuthenticationError, Held, ProtocolError
 from shoal.foundation.eventlog import EventLog, Kind
@@ -39,9 +41,14 @@ class Guard:
         """Run the machine until it is told, or has, to end; return the exit code.
 
         Raises:
-            Held: another guard runs this machine.
+            Held: another guard runs this machine, or another live cluster has its name.
         """
         self._lock = _locked(self._directory / "lock")
+        if self._spec.cluster_file is not None:
+            pid = os.getpid()
+            discovery.write(
+                msgspec.structs.replace(self._spec.cluster_file, pid=pid, started=discovery.process_started(pid))
+            )
         processes.adopt_orphans()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -144,8 +151,8 @@ class Guard:
             await asyncio.sleep(0.01)
 
     def _clean_up(self) -> None:
-        if self._spec.discovery:
-            discovery.remove(self._spec.discovery, self._spec.uid)
+        if self._spec.cluster_file is not None:
+            discovery.remove(self._spec.cluster_file.name, self._spec.cluster_file.uid)
         for path in self._spec.remove:
             shutil.rmtree(path, ignore_errors=True)
         os.close(self._lock)

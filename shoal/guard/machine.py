@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from shoal.foundation.errors import BadInput
+from shoal.transport.discovery import ClusterFile
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,8 +30,8 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a guard needs. Durations in seconds.
 
     `head_addresses` is where contact is sought for the lease; empty on the head machine itself, which has none.
-    `busy_file` exists while work runs here. `remove` are directories (and `discovery` a cluster's file) that go
-    with the machine.
+    `busy_file` exists while work runs here. `remove` are directories that go with the machine. `cluster_file`: the
+    guard is the life of a cluster (or of a node started by hand) and writes, and removes, its discovery file.
     """
 
     name: str
@@ -49,7 +50,7 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     boot_deadline_s: float = 600.0
     joined_file: str = ""
     remove: list[str] = []
-    discovery: str = ""
+    cluster_file: ClusterFile | None = None
 
 
 def load(directory: Path) -> MachineSpec:

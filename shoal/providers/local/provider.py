@@ -62,12 +62,16 @@ class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Where this cluster's machines live and what they may take of the host."""
+    """Where this cluster's machines live and what they may take of the host.
+
+    `directory` keeps what must outlive a crash; `sockets` is short, since a socket's path is limited.
+    """
 
     uid: str
     directory: Path
     secret_file: Path
     log_dir: Path
+    sockets: Path
     node_types: tuple[NodeType, ...]
     oversubscribe: float = 4.0
     lease_s: float = 60.0
@@ -208,6 +212,7 @@ class LocalProvider:
 
     def _write_spec(self, folder: Path, request: LocalRequest, instance_id: str) -> None:
         ticket = request.ticket
+        sockets = self._sockets_of(folder)
         node = {
             "instance_id": instance_id,
             "node_type": ticket.node_type,
@@ -219,7 +224,7 @@ class LocalProvider:
             "epoch": ticket.epoch,
             "uid": ticket.cluster_uid,
             "cluster_name": ticket.cluster_name,
-            "directory": str(folder),
+            "directory": str(sockets),
             "log_dir": str(self._settings.log_dir / instance_id),
             "secret_file": str(self._settings.secret_file),
             "is_head": False,
@@ -237,8 +242,9 @@ class LocalProvider:
             lease_busy_s=ticket.lease_busy_s,
             jitter_s=_jitter_s(folder.name, ticket.lease_s),
             boot_deadline_s=ticket.boot_deadline_s,
-            busy_file=str(folder / "busy"),
-            joined_file=str(folder / "joined"),
+            busy_file=str(sockets / "busy"),
+            joined_file=str(sockets / "joined"),
+            remove=[str(sockets)],
             children=[
                 Child(
                     name="agent",
@@ -302,11 +308,16 @@ class LocalProvider:
         # again while it names a session, so if another process has it, the session is empty.
         if session and not discovery.process_started(session) and processes.kill_session(session):
             return Answer(name=name, outcome=Outcome.ACCEPTED)
+        shutil.rmtree(self._sockets_of(folder), ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
         self._asked_to_end_s.pop(name, None)
         return Answer(name=name, outcome=Outcome.ACCEPTED)
 
     # ----------------------------------------------------------------------------------------------- the folders
+
+    def _sockets_of(self, folder: Path) -> Path:
+        token, _, index = folder.name.rpartition(".")
+        return self._settings.sockets / f"m-{token[1:11]}-{index}"
 
     def _folders(self) -> list[Path]:
         return sorted(path for path in self._machines.iterdir()) if self._machines.is_dir() else []

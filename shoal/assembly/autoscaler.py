@@ -1,0 +1,111 @@
+"""The autoscaler process: the real loop on the head's public API, its own ledger, and the YAML's providers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from shoal.assembly.boot import TicketBoot
+from shoal.assembly.providers import Place, providers_for
+from shoal.assembly.specs import AutoscalerSpec, read
+from shoal.foundation.chance import Chance
+from shoal.foundation.clock import SystemClock
+from shoal.foundation.errors import UserError
+from shoal.foundation.eventlog import FileLog, Kind
+from shoal.transport import address, discovery
+
+CONFIG_EVERY_S = 0.5
+
+
+async def run_autoscaler(path: Path) -> None:
+    """Run the autoscaler until it is told to end, or a newer one is in charge."""
+    from shoal.transport.control import GrpcHead
+
+    from shoal.autoscaler.act.ledger import Ledger
+    from shoal.autoscaler.act.loop import Autoscaler
+    from shoal.autoscaler.decide.planner import improve
+    from shoal.config.load import load
+
+    spec = read(path, AutoscalerSpec)
+    clock = SystemClock()
+    events = FileLog(Path(spec.events), clock)
+    loaded = load(Path(spec.config))
+    place = Place(
+        uid=spec.uid,
+        directory=Path(spec.directory),
+        log_dir=Path(spec.log_dir),
+        sockets=Path(spec.sockets),
+        secret_file=Path(spec.node_secret_file),
+    )
+    providers = providers_for(clock, loaded.policy, loaded.providers, place)
+    boot = TicketBoot(spec.uid, spec.head_address, loaded.policy, providers)  # type: ignore[arg-type]
+    ledger = Ledger.open(Path(spec.ledger), clock)
+    head = GrpcHead(address.parse(spec.grpc), None, discovery.load_credential(Path(spec.secret_file)))
+    autoscaler = Autoscaler(
+        clock,
+        Chance(spec.uid),
+        ledger,
+        head,
+        providers,
+        boot,
+        events,
+        loaded.policy,
+        improve,
+        cluster_uid=spec.uid,
+        owner=f"autoscaler {os.getpid()}",
+        on_end=lambda why: _end_cluster(spec, events, why),
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, autoscaler.stop, f"signal {number}")
+    follower = asyncio.create_task(_follow_config(Path(spec.config), autoscaler, boot, events))
+    try:
+        await autoscaler.run()
+    finally:
+        follower.cancel()
+        await head.close()
+        ledger.close()
+
+
+async def _follow_config(path: Path, autoscaler: object, boot: TicketBoot, events: FileLog) -> None:
+    """Take over a changed YAML; a broken one is reported and the old one stays."""
+    from shoal.config.difference import difference
+
+    from shoal.config.load import load
+
+    held = load(path)
+    seen = path.stat().st_mtime_ns
+    while True:
+        await asyncio.sleep(CONFIG_EVERY_S)
+        try:
+            now = path.stat().st_mtime_ns
+            if now == seen:
+                continue
+            seen = now
+            fresh = load(path)
+        except (UserError, OSError) as error:
+            events.record(Kind.CONFIG_REFUSED, error=str(error))
+            continue
+        if fresh.text_hash == held.text_hash:
+            continue
+        events.record(Kind.CONFIG_CHANGED, difference=[str(change) for change in difference(held, fresh)])
+        held = fresh
+        boot.policy = fresh.policy
+        autoscaler.set_policy(fresh.policy)  # type: ignore[attr-defined]
+
+
+def _end_cluster(spec: AutoscalerSpec, events: FileLog, why: str) -> None:
+    """End the whole cluster (idle shutdown, lifetime) by `shoal down` in a session of its own, which outlives us."""
+    events.record(Kind.CLUSTER_ENDING, why=why)
+    subprocess.Popen(
+        [sys.executable, "-m", "shoal", "down", "--yes", "--cluster-name", spec.cluster_name],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )

@@ -1,0 +1,307 @@
+"""How a cluster on this machine starts and ends: the specs of its processes, and the order of things.
+
+    <state dir>/            what must outlive a crash: identity, the YAML, journal, ledger, events, logs, machines/
+    <runtime dir>/<uid>/    sockets, secrets, specs; gone with the cluster
+
+The head machine's guard is the life of the cluster. Whatever is interrupted, `start` or `end` called again completes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+import shoal
+from shoal.assembly.specs import AutoscalerSpec, HeadSpec, NodeSpec
+from shoal.foundation import ids
+from shoal.foundation.errors import Held, UserError
+from shoal.guard import processes
+from shoal.guard.machine import Child, MachineSpec
+from shoal.transport import discovery
+from shoal.transport.discovery import ClusterFile, write_private
+from shoal.wire.hello import Role, fresh_secret, secret_for
+
+READY_LIMIT_S = 30.0
+END_LIMIT_S = 10.0
+HEAD_INSTANCE = "head"
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a cluster is, as its state directory remembers it. The uid is random; a name alone identifies nothing."""
+
+    name: str
+    uid: str
+    epoch: int
+    created_wall_s: float
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What to start on this machine. Resources are whole 1/10000.
+
+    `config` is the YAML's text, None for a head that was started by hand (then nothing scales). `frames` and
+    `grpc` are address texts; empty means sockets in the runtime directory.
+    """
+
+    name: str
+    resources: dict[str, int]
+    node_type: str = ""
+    labels: dict[str, str] = {}
+    config: str | None = None
+    config_path: str = ""
+    frames: tuple[str, ...] = ()
+    grpc: str = ""
+    object_store_bytes: int = 0
+    request_ttl_s: float = 3600.0
+
+
+def start(wanted: Wanted, *, say: Callable[[str], None] = lambda text: None) -> ClusterFile:
+    """Start the cluster and return once its head machine's guard lives.
+
+    Raises:
+        Held: it is already up, or being started or ended by somebody else.
+        UserError: its guard could not start; the message says where its log is.
+    """
+    state = discovery.state_dir(wanted.name)
+    with _exclusively(state, wanted.name):
+        live = discovery.find(wanted.name)
+        if live is not None:
+            raise Held(f"cluster `{wanted.name}` is already up (pid {live.pid})")
+        identity = _next_identity(state, wanted.name)
+        runtime = discovery.cluster_dir(identity.uid)
+        folder = runtime / "head"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        _write_secrets(state, runtime, identity.uid)
+        if wanted.config is not None:
+            write_private(state / "cluster.yaml", wanted.config.encode())
+        spec = _head_machine(wanted, identity, state, runtime)
+        write_private(folder / "machine.json", msgspec.json.encode(spec))
+        guard = _spawn_guard(folder, state / "logs")
+        say(f"guard started (pid {guard.pid})")
+        return _wait_for_file(wanted.name, identity.uid, guard, state / "logs" / "guard-head.log")
+
+
+def end(name: str, release_all: Callable[[Identity, Path, Path], None]) -> bool:
+    """End a cluster and everything of it; return whether there was anything to end.
+
+    `release_all(identity, state, runtime)` gives back every machine by tag, with or without head and ledger; it is called
+    after the head machine's processes are gone, so that nothing buys any more.
+
+    Raises:
+        Held: somebody else is starting or ending it right now.
+    """
+    state = discovery.state_dir(name)
+    try:
+        with _exclusively(state, name):
+            identity = read_identity(state)
+            if identity is None:
+                return False
+            raised = msgspec.structs.replace(identity, epoch=identity.epoch + 1)
+            write_private(state / "identity.json", msgspec.json.encode(raised))
+            runtime = discovery.cluster_dir(identity.uid)
+            _end_guard(discovery.find(name))
+            release_all(raised, state, runtime)
+            discovery.remove(name, identity.uid)
+            shutil.rmtree(runtime, ignore_errors=True)
+            shutil.rmtree(state, ignore_errors=True)
+            return True
+    finally:
+        if not (state / "identity.json").exists():
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def end_node(file: ClusterFile) -> None:
+    """End a node or head that was started by hand: its guard, in order, with all it runs."""
+    _end_guard(file)
+    discovery.remove(file.name, file.uid)
+
+
+def read_identity(state: Path) -> Identity | None:
+    """Return the identity that a state directory remembers, None if it holds none."""
+    try:
+        return msgspec.json.decode((state / "identity.json").read_bytes(), type=Identity)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+# ------------------------------------------------------------------------------------------------ the head machine
+
+
+def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path) -> MachineSpec:
+    """Write the specs of head, agent and autoscaler, and return the guard's."""
+    folder, logs = runtime / "head", state / "logs"
+    frames = list(wanted.frames) or [f"unix:{runtime / 'head.sock'}"]
+    grpc = wanted.grpc or f"unix:{runtime / 'grpc.sock'}"
+    head = HeadSpec(
+        uid=identity.uid,
+        cluster_name=wanted.name,
+        epoch=identity.epoch,
+        directory=str(runtime),
+        secret_file=str(runtime / "admin.secret"),
+        frames=frames,
+        grpc=grpc,
+        journal=str(state / "journal.sqlite"),
+        events=str(state / "head-events.jsonl"),
+        request_ttl_s=wanted.request_ttl_s,
+    )
+    node = NodeSpec(
+        instance_id=HEAD_INSTANCE,
+        node_type=wanted.node_type,
+        token="",
+        join_secret="",
+        resources=wanted.resources,
+        labels=wanted.labels,
+        head_address=frames[0],
+        epoch=identity.epoch,
+        uid=identity.uid,
+        cluster_name=wanted.name,
+        directory=str(runtime / "n"),
+        log_dir=str(logs / HEAD_INSTANCE),
+        secret_file=str(runtime / "node.secret"),
+        is_head=True,
+        object_store_bytes=wanted.object_store_bytes,
+    )
+    write_private(folder / "head.json", msgspec.json.encode(head))
+    write_private(folder / "node.json", msgspec.json.encode(node))
+    children = [_child("head", folder / "head.json"), _child("agent", folder / "node.json")]
+    if wanted.config is not None:
+        autoscaler = AutoscalerSpec(
+            uid=identity.uid,
+            cluster_name=wanted.name,
+            epoch=identity.epoch,
+            config=str(state / "cluster.yaml"),
+            secret_file=str(runtime / "admin.secret"),
+            grpc=grpc,
+            head_address=frames[0],
+            ledger=str(state / "ledger.sqlite"),
+            events=str(state / "events.jsonl"),
+            directory=str(state),
+            log_dir=str(logs),
+            sockets=str(runtime),
+            node_secret_file=str(runtime / "node.secret"),
+        )
+        write_private(folder / "autoscaler.json", msgspec.json.encode(autoscaler))
+        children.append(_child("autoscaler", folder / "autoscaler.json"))
+    return MachineSpec(
+        name=HEAD_INSTANCE,
+        uid=identity.uid,
+        instance_id=HEAD_INSTANCE,
+        role="head",
+        children=children,
+        secret_file=str(runtime / "node.secret"),
+        log_dir=str(logs),
+        cluster_file=ClusterFile(
+            name=wanted.name,
+            uid=identity.uid,
+            pid=0,
+            started="",
+            directory=str(runtime),
+            frames=frames[0],
+            grpc=grpc,
+            agent=f"unix:{runtime / 'n' / 'agent.sock'}",
+            epoch=identity.epoch,
+            config=wanted.config_path,
+            started_wall_s=time.time(),
+            version=shoal.__version__,
+        ),
+    )
+
+
+def _child(role: str, spec: Path) -> Child:
+    return Child(name=role, argv=[sys.executable, "-m", "shoal.assembly", role, str(spec)])
+
+
+def _write_secrets(state: Path, runtime: Path, uid: str) -> None:
+    """Keep the root secret with the state, and put the secret of each role where its processes read it."""
+    path = state / "admin.secret"
+    if path.exists():
+        root = discovery.load_credential(path).secret(Role.ADMIN)
+        assert root is not None
+    else:
+        root = fresh_secret()
+        discovery.save_secret(state, Role.ADMIN, root, uid)
+    for role in Role:
+        discovery.save_secret(runtime, role, secret_for(role, root), uid)
+
+
+def _next_identity(state: Path, name: str) -> Identity:
+    held = read_identity(state)
+    fresh = (
+        Identity(name=name, uid=ids.cluster_uid(), epoch=1, created_wall_s=time.time())
+        if held is None
+        else msgspec.structs.replace(held, epoch=held.epoch + 1)
+    )
+    write_private(state / "identity.json", msgspec.json.encode(fresh))
+    return fresh
+
+
+# --------------------------------------------------------------------------------------------------------- guards
+
+
+def _spawn_guard(folder: Path, logs: Path) -> subprocess.Popen[bytes]:
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = os.open(logs / "guard-head.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "shoal.guard", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+        )
+    finally:
+        os.close(log)
+
+
+def _wait_for_file(name: str, uid: str, guard: subprocess.Popen[bytes], log: Path) -> ClusterFile:
+    deadline_s = time.monotonic() + READY_LIMIT_S
+    while time.monotonic() < deadline_s:
+        found = discovery.find(name)
+        if found is not None and found.uid == uid:
+            return found
+        if guard.poll() is not None:
+            said = log.read_text().strip().splitlines()[-1:] if log.exists() else []
+            raise UserError(f"the head machine's guard ended: {''.join(said) or guard.returncode}", hint=f"see {log}")
+        time.sleep(0.005)
+    raise UserError(f"the head machine's guard did not start within {READY_LIMIT_S:.0f} s", hint=f"see {log}")
+
+
+def _end_guard(file: ClusterFile | None) -> None:
+    """Ask a guard to end, wait, and kill its whole session if it takes too long."""
+    if file is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(file.pid, signal.SIGTERM)
+    deadline_s = time.monotonic() + END_LIMIT_S
+    while discovery.process_started(file.pid) == file.started:
+        if time.monotonic() > deadline_s:
+            processes.kill_session(file.pid)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(file.pid, os.WNOHANG)
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def _exclusively(state: Path, name: str) -> Iterator[None]:
+    """Hold the cluster's name against another `up` or `down` on this machine."""
+    descriptor = os.open(state / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Held(f"cluster `{name}`: another `up` or `down` is at work", hint="wait for it to finish") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
