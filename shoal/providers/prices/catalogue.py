@@ -7,18 +7,16 @@ list prices as of its date; nothing here presents it as current. docs/prices.md 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from shoal.autoscaler.decide.wares import satisfies
-from shoal.config.accelerators import accelerator_name
 from shoal.foundation.amounts import Amounts, amounts
 from shoal.foundation.errors import BadInput
-from shoal.model.offer import ON_DEMAND, Offer, OfferKey
+from shoal.model.offer import ON_DEMAND, SPOT, Offer, OfferKey
 from shoal.model.policy import NodeType
 from shoal.providers.prices.machine_names import MachineSpec, azure_spec, gcp_spec
 from shoal.providers.prices.tables import PriceTable, read_prices, read_specs
@@ -102,85 +100,97 @@ class Catalogue:
         """Return the machine types sold in the region, as far as any table knows, by name."""
         return sorted({name for _, table in self._tables(provider) for name in table.types(region, market)})
 
-    def offers_for(self, node_type: NodeType, *, arch: str = HEAD_ARCH) -> tuple[Offer, ...]:
+    def offers_for(self, node_type: NodeType, *, cloud: str = "", arch: str = HEAD_ARCH) -> tuple[Offer, ...]:
         """Return what the node type could buy, by name.
 
-        Types named in the YAML come whether a price is known or not; types found by requirement come only with one.
-        `arch` is the head's: a type found by requirement has it, unless the requirement names another.
+        `cloud` is what kind of provider the type's provider is, where its name does not say so. Types named in the
+        YAML come whether a price is known or not; types found by requirement come only with one. `arch` is the
+        head's: a type found by requirement has it, unless the requirement names another.
 
         Raises:
             BadInput: the type's provider sells by region, and no region is given.
         """
-        if node_type.provider not in CLOUDS:
-            return _own_offers(node_type)
-        regions = node_type.regions or _regions_of(node_type.provider, node_type.zones)
+        cloud = cloud or node_type.provider
+        if cloud not in CLOUDS:
+            return own_offers(node_type, cloud)
+        regions = node_type.regions or _regions_of(cloud, node_type.zones)
         if not regions:
             raise BadInput(
                 f"node type `{node_type.name}`: expected a region for provider `{node_type.provider}`, got none",
                 hint="write `regions: [...]` in the node type or `region:` under `provider`",
             )
-        named = node_type.machine_types or _named_in_body(node_type)
+        named = node_type.machine_types
         found: list[Offer] = []
         for region in regions:
             for market in node_type.markets:
                 if named:
-                    found += self._named_offers(node_type, region, market, named)
+                    found += self._named_offers(node_type, cloud, region, market, named)
                 elif node_type.need is not None:
                     wanted_arch = node_type.need.arch or arch
-                    for offer in self._known_offers(node_type, region, market):
+                    for offer in self._known_offers(node_type, cloud, region, market):
                         if offer.arch == wanted_arch and satisfies(offer, node_type.need):
                             found.append(offer)
         return tuple(found)
 
-    def notes(self, node_types: Iterable[NodeType], offers: Sequence[Offer]) -> tuple[str, ...]:
-        """Return what the user must know of these prices: their dates, and which are missing."""
+    def whole(self, cloud: str, region: str) -> tuple[Offer, ...]:
+        """Return everything that a cloud sells in a region, as far as its price and size are known."""
+        kind = NodeType(name="", provider=cloud, regions=(region,), markets=(ON_DEMAND, SPOT))
+        return tuple(offer for market in kind.markets for offer in self._known_offers(kind, cloud, region, market))
+
+    def notes(self, offers: Iterable[Offer], clouds: Mapping[str, str], unpriced: Container[str] = ()) -> list[str]:
+        """Return what the user must know of these prices: their dates, and which are missing.
+
+        `clouds` maps providers' names to their kind; machine types in `unpriced` have a price in the YAML.
+        """
         said = list(self._warnings)
         by_table: dict[tuple[str, str, str], int] = {}
-        missing: dict[tuple[str, str], list[str]] = {}
-        own_price = {kind.name for kind in node_types if kind.price_usd_per_h is not None}
+        missing: dict[tuple[str, str], set[str]] = {}
         for offer in offers:
             key = offer.key
-            if key.provider not in CLOUDS:
+            cloud = clouds.get(key.provider, key.provider)
+            if cloud not in CLOUDS:
                 continue
-            quote = self.quote(key.provider, key.region, key.machine_type, key.market)
-            if quote.usd_per_h is None:
-                missing.setdefault((key.provider, key.region), []).append(key.machine_type)
-            else:
-                place = (key.provider, quote.source, quote.as_of)
+            quote = self.quote(cloud, key.region, key.machine_type, key.market)
+            if quote.usd_per_h is not None:
+                place = (cloud, quote.source, quote.as_of)
                 by_table[place] = by_table.get(place, 0) + 1
-        for (provider, source, as_of), count in sorted(by_table.items()):
+            elif key.machine_type not in unpriced:
+                missing.setdefault((cloud, key.region), set()).add(key.machine_type)
+        for (cloud, source, as_of), count in sorted(by_table.items()):
             words = "from the cache" if source == "cache" else "from the shipped table"
-            said.append(f"{count} prices of {provider} are {words}, list prices as of {as_of}")
-        for (provider, region), names in sorted(missing.items()):
-            shown = ", ".join(sorted(set(names))[:3]) + (", ..." if len(set(names)) > 3 else "")
-            above = " (but for those with `price_usd_per_h`)" if own_price else ""
+            said.append(f"{count} prices of {cloud} are {words}, list prices as of {as_of}")
+        for (cloud, region), names in sorted(missing.items()):
+            shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
             said.append(
-                f"no price is known for {shown} in {provider}/{region}{above}; "
-                f"`shoal prices refresh --provider {provider} --region {region}` asks the cloud's public list"
+                f"no price is known for {shown} in {cloud}/{region}; "
+                f"`shoal prices refresh --provider {cloud} --region {region}` asks the cloud's public list"
             )
-        return tuple(said)
+        return said
 
-    def _named_offers(self, node_type: NodeType, region: str, market: str, named: Sequence[str]) -> list[Offer]:
+    def _named_offers(
+        self, node_type: NodeType, cloud: str, region: str, market: str, named: Sequence[str]
+    ) -> list[Offer]:
         found = []
         for name in named:
-            spec = self.spec(node_type.provider, name)
+            spec = self.spec(cloud, name)
             resources = node_type.resources or (_resources(spec) if spec else {})
             if not resources:
                 raise BadInput(
                     f"node type `{node_type.name}`: expected `resources`, because the size of `{name}` is not known",
                     hint=f"write what a node of `{name}` offers, as in `resources: {{CPU: 4, memory: 16000000000}}`",
                 )
-            found += self._zoned(node_type, region, market, name, spec, resources, is_named=True)
+            found += self._zoned(node_type, cloud, region, market, name, spec, resources, is_named=True)
         return found
 
-    def _known_offers(self, node_type: NodeType, region: str, market: str) -> Iterable[Offer]:
-        for name in self.types(node_type.provider, region, market):
-            if (spec := self.spec(node_type.provider, name)) is not None:
-                yield from self._zoned(node_type, region, market, name, spec, _resources(spec), is_named=False)
+    def _known_offers(self, node_type: NodeType, cloud: str, region: str, market: str) -> Iterable[Offer]:
+        for name in self.types(cloud, region, market):
+            if (spec := self.spec(cloud, name)) is not None:
+                yield from self._zoned(node_type, cloud, region, market, name, spec, _resources(spec), is_named=False)
 
     def _zoned(
         self,
         node_type: NodeType,
+        cloud: str,
         region: str,
         market: str,
         name: str,
@@ -191,8 +201,8 @@ class Catalogue:
     ) -> list[Offer]:
         price = node_type.price_usd_per_h
         if price is None:
-            price = self.quote(node_type.provider, region, name, market).usd_per_h
-        zones = [zone for zone in node_type.zones if _lies_in(node_type.provider, zone, region)] or [""]
+            price = self.quote(cloud, region, name, market).usd_per_h
+        zones = [zone for zone in node_type.zones if _lies_in(cloud, zone, region)] or [""]
         return [
             Offer(
                 key=OfferKey(node_type.provider, region, zone, name, market),
@@ -237,23 +247,18 @@ class Catalogue:
         return found
 
 
-def offers_for(node_type: NodeType, *, cache: Path | None = None) -> tuple[Offer, ...]:
-    """Return what the node type could buy, as `Catalogue.offers_for` does."""
-    return Catalogue(cache).offers_for(node_type)
-
-
 def cache_folder() -> Path:
     """Return the user's own folder of refreshed tables (it need not exist)."""
     home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home) / "shoal" / "prices"
 
 
-def _own_offers(node_type: NodeType) -> tuple[Offer, ...]:
+def own_offers(node_type: NodeType, cloud: str = "") -> tuple[Offer, ...]:
     """Return the offers of a provider without a price list: as big as the YAML says, at the YAML's price."""
     if not node_type.resources:
         return ()
     price = node_type.price_usd_per_h
-    if price is None and node_type.provider in OWN_MACHINES:
+    if price is None and (cloud or node_type.provider) in OWN_MACHINES:
         price = 0.0
     return tuple(
         Offer(
@@ -271,9 +276,8 @@ def _own_offers(node_type: NodeType) -> tuple[Offer, ...]:
 
 def _resources(spec: MachineSpec) -> Amounts:
     """Return what a node of the type will probably offer, until one has joined."""
-    return amounts(
-        {"CPU": spec.vcpus, "GPU": spec.gpus, "memory": int(spec.memory_gib * 2**30 * USABLE_MEMORY)},
-    )
+    memory_mib = int(spec.memory_gib * 1024 * USABLE_MEMORY)
+    return amounts({"CPU": spec.vcpus, "GPU": spec.gpus, "memory": memory_mib * 2**20})
 
 
 def _regions_of(provider: str, zones: Sequence[str]) -> tuple[str, ...]:
@@ -289,24 +293,10 @@ def _lies_in(provider: str, zone: str, region: str) -> bool:
     return provider == "azure" or zone.startswith(region)
 
 
-def _named_in_body(node_type: NodeType) -> tuple[str, ...]:
-    """Return the machine type that the provider's own part of the YAML names, as Ray's YAMLs do."""
-    try:
-        body = json.loads(node_type.node_config)
-    except ValueError:
-        return ()
-    if not isinstance(body, dict):
-        return ()
-    arm = body.get("azure_arm_parameters")
-    name = body.get("InstanceType") or body.get("machineType") or (arm.get("vmSize") if isinstance(arm, dict) else None)
-    return (name.rpartition("/")[2],) if isinstance(name, str) and name else ()
-
-
 __all__ = [
     "CLOUDS",
     "Catalogue",
     "Quote",
-    "accelerator_name",
     "cache_folder",
-    "offers_for",
+    "own_offers",
 ]
