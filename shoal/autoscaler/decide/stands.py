@@ -1,0 +1,164 @@
+"""What is there or coming: every machine that a plan may count on, in the order in which work should fill it.
+
+Ready nodes first, then what boots, then what is being emptied (taking it back costs nothing new), last the wishes
+that were not called for yet. A stand's `free` goes down as the plan places work on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+from shoal.autoscaler.decide.wares import Ware
+from shoal.foundation.amounts import Amounts
+from shoal.model.instance import Instance, State
+from shoal.model.node import Node
+from shoal.model.offer import OfferKey
+from shoal.model.policy import Policy
+from shoal.model.snapshot import Snapshot
+from shoal.placement.fits import Spot
+
+PLAIN = frozenset({"CPU", "memory", "object_store_memory"})
+"""Resources that every machine has; a machine with others is left to the work that asks for them, while possible."""
+
+
+class Rank(IntEnum):
+    """How a stand comes to serve, cheapest first."""
+
+    READY_BUSY = 0
+    READY_IDLE = 1
+    COMING = 2
+    UNDRAIN = 3
+    QUEUED = 4
+    BOUGHT = 5
+
+
+class Stand:
+    """One machine as the plan sees it. `used` says for whom it is needed; a stand nobody uses may go."""
+
+    __slots__ = ("gang", "held_for", "instance", "node", "placed", "rank", "spot", "total", "used", "ware")
+
+    def __init__(
+        self,
+        spot: Spot,
+        total: Amounts,
+        rank: Rank,
+        *,
+        instance: Instance | None = None,
+        node: Node | None = None,
+        ware: Ware | None = None,
+    ) -> None:
+        self.spot = spot
+        self.total = total
+        self.rank = rank
+        self.instance = instance
+        self.node = node
+        self.ware = ware
+        self.used = ""
+        self.gang = ""
+        self.held_for = ""
+        self.placed: dict[str, int] = {}
+
+    @property
+    def name(self) -> str:
+        """The instance's id, else the node's (the head of an `ssh` cluster has no instance)."""
+        return self.instance.instance_id if self.instance else self.spot.spot_id
+
+    @property
+    def node_type(self) -> str:
+        if self.ware is not None:
+            return self.ware.node_type.name
+        if self.instance is not None:
+            return self.instance.node_type
+        return self.node.node_type if self.node else ""
+
+    def is_special(self) -> bool:
+        """Say whether the machine has a resource that not every machine has."""
+        return any(name not in PLAIN and not name.startswith("node:") for name in self.total)
+
+
+def stands(snapshot: Snapshot, policy: Policy, wares: Mapping[tuple[str, OfferKey], Ware]) -> list[Stand]:
+    """Return what a plan may count on, in the order of `Rank`, then by instance id."""
+    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
+    found: list[Stand] = []
+    for instance in snapshot.instances:
+        stand = _stand(snapshot, policy, instance, nodes.get(instance.instance_id), wares)
+        if stand is not None:
+            found.append(stand)
+    known = {instance.instance_id for instance in snapshot.instances}
+    for node in snapshot.work.nodes:
+        if node.instance_id in known or node.is_cordoned or node.notice:
+            continue
+        found.append(_of_node(None, node, Rank.READY_BUSY))
+    found.sort(key=lambda stand: (stand.rank, stand.name))
+    pending = {gang.gang_id for gang in snapshot.work.gangs}
+    held = {hold.instance_id: hold.gang for hold in snapshot.holds if hold.until_s > snapshot.now_s}
+    if held:
+        for stand in found:
+            gang = held.get(stand.name, "")
+            if gang in pending:
+                stand.held_for = gang
+    return found
+
+
+def _stand(
+    snapshot: Snapshot,
+    policy: Policy,
+    instance: Instance,
+    node: Node | None,
+    wares: Mapping[tuple[str, OfferKey], Ware],
+) -> Stand | None:
+    match instance.state:
+        case State.READY:
+            if node is None:
+                # Joined, and not in this cut of the head's view yet: as good as about to join.
+                return _to_come(policy, instance, wares, Rank.COMING)
+            if node.notice or (node.is_cordoned and not node.is_missing):
+                return None
+            return _of_node(instance, node, Rank.READY_BUSY if node.idle_s is None else Rank.READY_IDLE)
+        case State.REQUESTED | State.BOOTING:
+            return _to_come(policy, instance, wares, Rank.COMING)
+        case State.QUEUED:
+            ware = wares.get((instance.node_type, instance.offer))
+            if ware is None or ware.word:
+                return None  # its offer went bad before the call: better taken back and bought elsewhere
+            return _to_come(policy, instance, wares, Rank.QUEUED)
+        case State.DRAINING | State.DRAINED:
+            if node is None or node.notice or instance.drain_deadline_s is not None:
+                return None
+            return _of_node(instance, node, Rank.UNDRAIN)
+        case _:
+            return None
+
+
+def _of_node(instance: Instance | None, node: Node, rank: Rank) -> Stand:
+    # What a missing node had runs or waits elsewhere until it is back; it counts as there, with all its room.
+    free = node.total if node.is_missing else node.free
+    return Stand(
+        Spot(spot_id=node.node_id, free=free, labels=node.labels), node.total, rank, instance=instance, node=node
+    )
+
+
+def _to_come(
+    policy: Policy, instance: Instance, wares: Mapping[tuple[str, OfferKey], Ware], rank: Rank
+) -> Stand | None:
+    ware = wares.get((instance.node_type, instance.offer))
+    if ware is not None:
+        total, labels = ware.resources, ware.labels
+    else:
+        # The offer is no longer listed; what was promised then is what the type says now.
+        kind = policy.node_type(instance.node_type)
+        if kind is None or not kind.resources:
+            return None
+        total, labels = kind.resources, dict(kind.labels)
+    spot = Spot(spot_id=instance.instance_id, free=total, labels=labels)
+    return Stand(spot, total, rank, instance=instance)
+
+
+def bought(ware: Ware, number: int) -> Stand:
+    """Return the stand of the plan's `number`-th new machine; its id is given when the plan is written down."""
+    spot = Spot(spot_id=f"new-{number:06d}", free=ware.resources, labels=ware.labels)
+    return Stand(spot, ware.resources, Rank.BOUGHT, ware=ware)
+
+
+__all__ = ["PLAIN", "Rank", "Stand", "bought", "stands"]

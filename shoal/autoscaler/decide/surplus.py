@@ -1,0 +1,271 @@
+"""What may go: nodes nobody needs, machines past a deadline, wishes taken back; and why every other idle node stays.
+
+An order given here is one that the instance table allows. A drain for idleness names the idle serial it was decided
+on, so that the agent can refuse it when work came in between.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import msgspec
+
+from shoal.autoscaler.decide.draft import Draft
+from shoal.autoscaler.decide.room import is_mass_loss
+from shoal.autoscaler.decide.stands import Stand
+from shoal.model.instance import Instance, State
+from shoal.model.node import Node
+from shoal.model.plan import Drain, Forget, Kept, Release, Step, Undrain
+from shoal.model.policy import Deadlines, NodeType, Policy
+from shoal.model.snapshot import Recent, Snapshot
+
+FREEZE_S = 3600.0
+FREEZE_PAIRS = 3
+
+
+class Surplus(msgspec.Struct):
+    """The steps that give machines back (or keep them after all), and the idle nodes that stay."""
+
+    steps: list[Step]
+    kept: list[Kept]
+
+
+def surplus(draft: Draft) -> Surplus:
+    """Return what goes and what stays, in the order of instance ids within each kind of step."""
+    stands = {stand.instance.instance_id: stand for stand in draft.stands if stand.instance is not None}
+    nodes = {node.instance_id: node for node in draft.snapshot.work.nodes if node.instance_id}
+    undrains: list[Step] = []
+    releases: list[Step] = []
+    forgets: list[Step] = []
+    lost_left = _lost_to_release(draft.snapshot)
+    for one in sorted(draft.snapshot.instances, key=lambda it: it.instance_id):
+        stand = stands.get(one.instance_id)
+        used = stand.used if stand is not None else ""
+        kind = draft.policy.node_type(one.node_type)
+        deadlines = kind.deadlines if kind is not None else Deadlines()
+        for_s = draft.snapshot.now_s - one.since_s
+        match one.state:
+            case State.QUEUED:
+                if not used:
+                    why = "a limit or its offer changed" if one.instance_id in draft.given_up else "no longer wanted"
+                    forgets.append(Forget(instance_id=one.instance_id, why=why))
+            case State.REQUESTED if for_s > deadlines.requested_s:
+                releases.append(Release(instance_id=one.instance_id, why=f"no machine after {for_s:.0f} s"))
+            case State.BOOTING if for_s > deadlines.booting_s:
+                releases.append(Release(instance_id=one.instance_id, why=f"has not joined after {for_s:.0f} s"))
+            case State.LOST if for_s > deadlines.lost_s or one.why.startswith("halted"):
+                if lost_left > 0:
+                    lost_left -= 1
+                    releases.append(Release(instance_id=one.instance_id, why=f"lost for {for_s:.0f} s"))
+            case State.DRAINED:
+                if used:
+                    undrains.append(Undrain(instance_id=one.instance_id, why=used))
+                else:
+                    releases.append(Release(instance_id=one.instance_id, why=one.why or "drained"))
+            case State.DRAINING:
+                if used:
+                    undrains.append(Undrain(instance_id=one.instance_id, why=used))
+                elif _is_past_deadline(draft.snapshot, one, deadlines):
+                    node = nodes.get(one.instance_id)
+                    if one.drain_deadline_s is None and node is not None and node.busy:
+                        undrains.append(Undrain(instance_id=one.instance_id, why="work came before it was empty"))
+                    else:
+                        releases.append(Release(instance_id=one.instance_id, why="its drain's deadline has passed"))
+            case State.STRAY:
+                releases.append(Release(instance_id=one.instance_id, why="nobody wants it any more"))
+            case _:
+                pass
+    drains, kept = _drains(draft, stands)
+    return Surplus([*undrains, *drains, *releases, *forgets], kept)
+
+
+def frozen_until(recent: Sequence[Recent]) -> dict[str, float]:
+    """Return the node types whose idle drain is frozen, with the end of it on the clock of `launched_s`.
+
+    Three launch-and-release rounds of a type within an hour freeze it for an hour after the third. Machines that
+    were there together make one round: ten nodes bought and given back at once did not flap.
+    """
+    rounds: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in sorted(recent, key=lambda it: (it.launched_s, it.released_s or 0.0)):
+        if one.released_s is None:
+            continue
+        of_type = rounds[one.node_type]
+        if of_type and one.launched_s <= of_type[-1][1]:
+            of_type[-1] = (of_type[-1][0], max(of_type[-1][1], one.released_s))
+        else:
+            of_type.append((one.launched_s, one.released_s))
+    found: dict[str, float] = {}
+    for node_type, of_type in rounds.items():
+        for first, last in zip(of_type, of_type[FREEZE_PAIRS - 1 :], strict=False):
+            if last[1] - first[0] <= FREEZE_S:
+                found[node_type] = last[1] + FREEZE_S
+    return found
+
+
+def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Kept]]:
+    snapshot, policy = draft.snapshot, draft.policy
+    drains: list[Step] = []
+    kept: list[Kept] = []
+    there = Counter(
+        one.node_type for one in snapshot.instances if one.state in (State.REQUESTED, State.BOOTING, State.READY)
+    )
+    over_type = {kind.name: max(0, there[kind.name] - kind.max_workers) for kind in policy.node_types}
+    over_total = max(0, sum(there.values()) - policy.max_workers)
+    over_cap = draft.room.is_over_cap
+    committed = draft.room.committed_micro
+    calm = _why_nothing_is_drained(snapshot)
+    frozen = frozen_until(snapshot.recent)
+
+    joined = _ready_nodes(snapshot)
+    dearest_first = sorted(
+        joined,
+        key=lambda pair: (
+            pair[1].idle_s is None,
+            -(pair[0].price_micro or 0),
+            -(pair[1].idle_s or 0.0),
+            pair[0].instance_id,
+        ),
+    )
+    for one, node in dearest_first:
+        if node.is_head:
+            continue
+        if node.notice:
+            drains.append(
+                Drain(
+                    instance_id=one.instance_id, why=f"notice: {node.notice}", deadline_s=node.notice_deadline_s or 0.0
+                )
+            )
+            continue
+        kind = policy.node_type(one.node_type)
+        is_over = kind is None or over_type.get(one.node_type, 0) > 0 or over_total > 0
+        stand = stands.get(one.instance_id)
+        used = stand.used if stand is not None else ""
+        if is_over and not calm:
+            # Idle nodes go at once; a busy one may finish until the deadline of a drain.
+            why = f"node type `{one.node_type}` is gone from the configuration" if kind is None else "above max_workers"
+            if node.idle_s is not None:
+                drains.append(Drain(instance_id=one.instance_id, why=why, idle_serial=node.idle_serial))
+            else:
+                deadline_s = (kind.deadlines if kind else Deadlines()).draining_s
+                drains.append(Drain(instance_id=one.instance_id, why=why, deadline_s=deadline_s))
+            there[one.node_type] -= 1
+            over_type[one.node_type] = over_type.get(one.node_type, 0) - 1
+            over_total -= 1
+            continue
+        if over_cap and not calm and (node.idle_s is not None or policy.budget.is_hard):
+            why = "the committed price is above usd_per_hour_max"
+            if node.idle_s is not None:
+                drains.append(Drain(instance_id=one.instance_id, why=why, idle_serial=node.idle_serial))
+            else:
+                deadline_s = (kind.deadlines if kind else Deadlines()).draining_s
+                drains.append(Drain(instance_id=one.instance_id, why=why, deadline_s=deadline_s))
+            there[one.node_type] -= 1
+            committed -= one.price_micro or 0
+            cap = policy.budget.usd_per_hour_max
+            over_cap = cap is not None and committed > cap * 1_000_000
+            continue
+        if node.idle_s is None or node.is_cordoned:
+            continue
+        assert kind is not None, "a type gone from the configuration is over its limit"
+        why = calm or _why_it_stays(draft, one, node, kind, used, there[kind.name], frozen)
+        if why:
+            kept.append(Kept(instance_id=one.instance_id, why=why))
+        else:
+            drains.append(
+                Drain(instance_id=one.instance_id, why=f"idle for {node.idle_s:.0f} s", idle_serial=node.idle_serial)
+            )
+            there[kind.name] -= 1
+    drains.sort(key=lambda step: step.instance_id if isinstance(step, Drain) else "")
+    kept.sort(key=lambda one: one.instance_id)
+    return drains, kept
+
+
+def _why_it_stays(
+    draft: Draft,
+    one: Instance,
+    node: Node,
+    kind: NodeType,
+    used: str,
+    there: int,
+    frozen: dict[str, float],
+) -> str:
+    """Return why an idle node stays, `` if it may go; the most binding reason first."""
+    snapshot, policy = draft.snapshot, draft.policy
+    if used:
+        return used
+    hold = next(
+        (it for it in snapshot.holds if it.instance_id == one.instance_id and it.until_s > snapshot.now_s), None
+    )
+    if hold is not None and any(gang.gang_id == hold.gang for gang in snapshot.work.gangs):
+        return f"held for gang {hold.gang} for {hold.until_s - snapshot.now_s:.0f} s more"
+    if there <= kind.min_workers:
+        return f"min_workers of `{kind.name}` is {kind.min_workers}"
+    limit_s = policy.idle_timeout_s if kind.idle_timeout_s is None else kind.idle_timeout_s
+    idle_s = node.idle_s or 0.0
+    if idle_s < limit_s:
+        return f"idle for {idle_s:.0f} s of {limit_s:.0f} s"
+    up_s = snapshot.now_s - (one.created_s if one.ready_s is None else one.ready_s)
+    if up_s < kind.min_up_s:
+        return f"up for {up_s:.0f} s of min_up {kind.min_up_s:.0f} s"
+    until_s = frozen.get(kind.name, 0.0)
+    if until_s > snapshot.now_s:
+        return (
+            f"`{kind.name}` was launched and released three times within an hour; "
+            f"idle drain is frozen for {until_s - snapshot.now_s:.0f} s more"
+        )
+    return _why_flap(snapshot, policy, one, kind)
+
+
+def _why_flap(snapshot: Snapshot, policy: Policy, one: Instance, kind: NodeType) -> str:
+    """Return why a node of a type that was launched a moment ago stays, unless giving it back pays for two boots."""
+    launched_s = [
+        it.launched_s
+        for it in snapshot.recent
+        if it.node_type == kind.name and snapshot.now_s - it.launched_s < policy.flap_s
+    ]
+    if not launched_s:
+        return ""
+    since_s = snapshot.now_s - max(launched_s)
+    left_s = policy.flap_s - since_s
+    boot_s = next((offer.boot_typical_s for offer in snapshot.offers if offer.key == one.offer), 60.0)
+    if one.price_micro and left_s > 2 * boot_s:
+        return ""
+    return f"`{kind.name}` was launched {since_s:.0f} s ago; it may be wanted again for {left_s:.0f} s more"
+
+
+def _why_nothing_is_drained(snapshot: Snapshot) -> str:
+    if snapshot.work.is_settling:
+        return "the head is settling after a restart"
+    if any(node.is_missing for node in snapshot.work.nodes):
+        return "nodes are missing since the head restarted"
+    if is_mass_loss(snapshot):
+        return "many nodes fell silent at once"
+    return ""
+
+
+def _ready_nodes(snapshot: Snapshot) -> list[tuple[Instance, Node]]:
+    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
+    return [
+        (one, nodes[one.instance_id])
+        for one in snapshot.instances
+        if one.state is State.READY and one.instance_id in nodes
+    ]
+
+
+def _lost_to_release(snapshot: Snapshot) -> int:
+    """Return how many lost machines may be released now: after a mass loss, a tenth of all per minute."""
+    if not is_mass_loss(snapshot):
+        return len(snapshot.instances)
+    recently = sum(
+        1
+        for one in snapshot.instances
+        if one.state is State.RELEASING and snapshot.now_s - one.since_s < 60 and one.why.startswith("lost")
+    )
+    return max(0, max(1, len(snapshot.instances) // 10) - recently)
+
+
+def _is_past_deadline(snapshot: Snapshot, one: Instance, deadlines: Deadlines) -> bool:
+    if one.drain_deadline_s is not None:
+        return snapshot.now_s >= one.drain_deadline_s
+    return snapshot.now_s - one.since_s > deadlines.draining_s

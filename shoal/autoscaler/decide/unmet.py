@@ -1,0 +1,190 @@
+"""Why demand is not served: a verdict, and a true reason for every offer.
+
+*Infeasible*: nothing that the configuration allows could ever hold it. *Blocked*: something could, and a limit, a
+budget, a quota or a sick offer is in the way. *Deferred*: what is there will do it soon enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shoal.autoscaler.decide.buying import Want, admits
+from shoal.autoscaler.decide.draft import Draft, Lack
+from shoal.autoscaler.decide.room import Room
+from shoal.autoscaler.decide.wares import Ware
+from shoal.foundation.amounts import Amounts, quantities, shown
+from shoal.model.demand import Bundle, Selector
+from shoal.model.plan import OfferReason, Unmet, Verdict
+from shoal.placement import selectors
+from shoal.placement.fits import fits
+
+REASONS_MOST = 200
+NEVER = frozenset({"too-small", "label", "arch"})
+"""Words that no passing of time changes."""
+
+
+def unmet(draft: Draft, lack: Lack, room: Room) -> Unmet:
+    """Return the answer to one demand that no step serves, with its reasons as of the room the plan leaves."""
+    parts = lack.parts or (Bundle(amounts=lack.amounts, selector=lack.selector),)
+    if lack.verdict is Verdict.DEFERRED:
+        return _answer(lack, Verdict.DEFERRED, lack.why, ())
+    if lack.kind == "min_workers":
+        reasons = _collapsed([_ware_reason(ware, room) for ware in draft.wares if ware.node_type.name == lack.demand])
+        verdict = Verdict.BLOCKED if reasons else Verdict.INFEASIBLE
+        return _answer(lack, verdict, lack.why, reasons)
+    worst: tuple[Verdict, list[tuple[Ware, str, str]], list[OfferReason], Bundle] | None = None
+    for part in _distinct(parts):
+        want = Want(key=lack.demand, amounts=part.amounts, selector=part.selector, count=1, topology=lack.topology)
+        found = [(ware, *why_not(want, ware, room)) for ware in draft.wares]
+        nodes = _full_nodes(draft, part)
+        can = nodes or any(word not in NEVER and not _is_closed(ware) for ware, word, _ in found)
+        verdict = Verdict.BLOCKED if can else Verdict.INFEASIBLE
+        if worst is None or (verdict is Verdict.INFEASIBLE and worst[0] is not Verdict.INFEASIBLE):
+            worst = (verdict, found, nodes, part)
+    assert worst is not None, "there is at least one part"
+    verdict, found, nodes, part = worst
+    reasons = (*nodes, *_collapsed(found))
+    why = _sentence(lack, verdict, part, found, nodes)
+    return _answer(lack, verdict, why, reasons)
+
+
+def why_not(want: Want, ware: Ware, room: Room) -> tuple[str, str]:
+    """Return the word and detail of why the ware does not serve one more unit now; what can never change comes first.
+
+    Where nothing stands against it the word is `price-dominated`: a cheaper one serves.
+    """
+    for name, amount in sorted(want.amounts.items()):
+        there = ware.resources.get(name, 0)
+        if amount > there:
+            return "too-small", f"needs {shown({name: amount})}, has {shown({name: there}) if there else 'none'}"
+    if not admits(want, ware):
+        if want.topology and ware.offer.topology != want.topology:
+            return "label", f"topology is `{ware.offer.topology}`, not `{want.topology}`"
+        return "label", _label_detail(want.selector, ware)
+    count, word, detail = room.holds(ware, 1)
+    if not count:
+        return word, detail
+    return "price-dominated", "a cheaper offer serves it"
+
+
+def _ware_reason(ware: Ware, room: Room) -> tuple[Ware, str, str]:
+    count, word, detail = room.holds(ware, 1)
+    return (ware, word, detail) if not count else (ware, "price-dominated", "a cheaper offer serves it")
+
+
+def _label_detail(selector: Selector, ware: Ware) -> str:
+    if selector.node_ids and not selector.is_soft_node:
+        return f"only nodes {', '.join(selector.node_ids[:3])} may run it"
+    for name, term in sorted(selector.hard.items()):
+        value = ware.labels.get(name)
+        if not selectors.matches(term, value):
+            return f"`{name}` is {'missing' if value is None else f'`{value}`'}, wanted `{term}`"
+    return "no label selector matches"
+
+
+def _is_closed(ware: Ware) -> bool:
+    """Say whether the configuration itself never allows a machine of the type."""
+    return ware.node_type.max_workers <= 0
+
+
+def _full_nodes(draft: Draft, part: Bundle) -> list[OfferReason]:
+    """Return the nodes that could hold it were they empty."""
+    found: list[OfferReason] = []
+    for stand in draft.stands:
+        if stand.ware is not None or not fits(part.amounts, stand.total):
+            continue
+        if part.selector and not selectors.admits(part.selector, stand.spot.spot_id, stand.spot.labels):
+            continue
+        if len(found) >= 20:
+            break
+        detail = f"{stand.node_type or 'node'}: {shown(stand.spot.free)} free"
+        if stand.held_for:
+            detail = f"held for gang {stand.held_for}"
+        found.append(OfferReason(offer=stand.name, word="full", detail=detail))
+    return found
+
+
+def _collapsed(found: Sequence[tuple[Ware, str, str]]) -> tuple[OfferReason, ...]:
+    """Return a reason per ware; wares that differ in their zone or region only, with the same reason, are joined."""
+    joined: dict[tuple[str, str, str, str, str, str], list[Ware]] = {}
+    for ware, word, detail in found:
+        key = ware.offer.key
+        joined.setdefault((ware.node_type.name, key.provider, key.machine_type, key.market, word, detail), []).append(
+            ware
+        )
+    reasons: list[OfferReason] = []
+    for (_, provider, machine_type, market, word, detail), group in joined.items():
+        regions = {ware.offer.key.region for ware in group}
+        zones = {ware.offer.key.zone for ware in group}
+        region = next(iter(regions)) if len(regions) == 1 else "*"
+        zone = next(iter(zones)) if len(zones) == 1 else "*"
+        reasons.append(
+            OfferReason(offer=f"{provider}/{region}/{zone}/{machine_type}/{market}", word=word, detail=detail)
+        )
+    if len(reasons) <= REASONS_MOST:
+        return tuple(reasons)
+    # What is in the way of offers that fit says more than another thousand that are too small.
+    reasons.sort(key=lambda reason: reason.word in NEVER)
+    rest = len(reasons) - REASONS_MOST
+    more = OfferReason(offer="*", word=reasons[REASONS_MOST].word, detail=f"and {rest} more offers like this")
+    return (*reasons[:REASONS_MOST], more)
+
+
+def _sentence(
+    lack: Lack,
+    verdict: Verdict,
+    part: Bundle,
+    found: Sequence[tuple[Ware, str, str]],
+    nodes: Sequence[OfferReason],
+) -> str:
+    said = f"{lack.why}: " if lack.why else ""
+    if verdict is Verdict.INFEASIBLE:
+        if not found:
+            return said + "no offer of any node type is known"
+        words = {word for _, word, _ in found}
+        if words == {"too-small"}:
+            return said + f"{shown(part.amounts)} is more than any machine has{_nearest(part.amounts, found)}"
+        if "label" in words and words <= {"label", "too-small"}:
+            return said + "no machine that is large enough has the labels it asks for"
+        return said + "no node type may ever hold it"
+    fitting = [(word, detail) for ware, word, detail in found if word not in NEVER and not _is_closed(ware)]
+    if not fitting:
+        return said + (f"the nodes that could hold it are full ({len(nodes)})" if nodes else "nothing may hold it now")
+    counts: dict[str, int] = {}
+    for word, _ in fitting:
+        counts[word] = counts.get(word, 0) + 1
+    word = min(counts, key=lambda it: (-counts[it], it))
+    detail = next(detail for its, detail in fitting if its == word)
+    if word == "price-dominated":
+        return said + "not all of it fits within the limits"
+    return said + f"{word}: {detail}"
+
+
+def _nearest(amounts: Amounts, found: Sequence[tuple[Ware, str, str]]) -> str:
+    """Return the most that any machine has of the first resource that is too small everywhere."""
+    for name in sorted(amounts):
+        most = max(ware.resources.get(name, 0) for ware, _, _ in found)
+        if most < amounts[name]:
+            return f" (most {name}: {quantities({name: most})[name]:g})" if most else f" (none has {name})"
+    return ""
+
+
+def _distinct(parts: Sequence[Bundle]) -> list[Bundle]:
+    found: list[Bundle] = []
+    for part in parts:
+        if part not in found:
+            found.append(part)
+    return found
+
+
+def _answer(lack: Lack, verdict: Verdict, why: str, reasons: tuple[OfferReason, ...]) -> Unmet:
+    return Unmet(
+        demand=lack.demand,
+        kind=lack.kind,
+        amounts=lack.amounts,
+        count=lack.count,
+        verdict=verdict,
+        why=why,
+        reasons=reasons,
+        jobs=lack.jobs,
+    )
