@@ -171,9 +171,12 @@ class Source:
         try:
             return _OPENER.open(request, timeout=min(CONNECT_S, left_s))
         except urllib.error.HTTPError as error:
+            error.close()
             raise self._broken("the price list", f"HTTP status {error.code}") from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                raise self._broken("an answer within the deadline", "none") from None
             raise self._broken("the price list", str(reason) or type(error).__name__) from None
 
     def _guarded(self, read: Any, count: int) -> bytes:
