@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from shoal.config.diagnostics import Diagnostic, Path, nearest, path_shown, printable, shown
 from shoal.config.providers import KINDS
-from shoal.config.schema import Cluster, NodeType
+from shoal.config.sections import KEYS, owners, section_at
 from shoal.config.tree import Tree
 
 MEANT = {
@@ -44,8 +42,6 @@ REMOVED = {
     "target_utilization_fraction": "Ray removed it; what waits decides how many workers there are",
 }
 """Keys that Ray itself rejects today and that stand in many old files."""
-
-_UNKNOWN = ("extra_forbidden", "union_tag_not_found", "union_tag_invalid")
 
 
 def complaints(error: ValidationError, tree: Tree) -> Iterator[tuple[Path, Diagnostic]]:
@@ -148,73 +144,17 @@ def _in_file(loc: tuple[int | str, ...], data: Any) -> Path:
 def _unknown_key_hint(parent: Path, name: str, tree: Tree) -> str:
     if name in REMOVED:
         return REMOVED[name]
-    known = known_keys(parent, tree.data)
+    section = section_at(parent, tree.data)
+    known = sorted(section.model_fields) if section else []
     if meant := nearest(name, known):
         return f"did you mean `{meant}`?"
-    lowered = name.lower()
-    if lowered in MEANT:
-        return f"write `{MEANT[lowered]}`"
-    if owners := sorted(_owners(name)):
-        return f"`{printable(name)}` is a key of {' and '.join(owners)}"
-    elsewhere = {word for section in _SECTIONS.values() for word in section.model_fields}
-    if meant := nearest(name, elsewhere):
-        return f"did you mean `{meant}` ({' and '.join(sorted(_owners(meant)))})?"
-    return f"known keys: {', '.join(sorted(known))}" if 0 < len(known) <= 12 else ""
-
-
-def known_keys(parent: Path, data: Any) -> set[str]:
-    """Return the keys that the mapping at `parent` may have; empty where any key may stand."""
-    model: Any = Cluster
-    for part in parent:
-        data = data.get(part) if isinstance(data, dict) else None
-        if part == "provider":
-            kind = data.get("type") if isinstance(data, dict) else None
-            model = KINDS.get(kind) if isinstance(kind, str) else None
-        elif model is dict:
-            model = NodeType
-        elif isinstance(model, type) and issubclass(model, BaseModel):
-            field = model.model_fields.get(str(part))
-            model = _section_of(field.annotation) if field else None
-        if model is None:
-            return set()
-    return set(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else set()
-
-
-def _section_of(annotation: Any) -> Any:
-    """Return the model behind a field's annotation, `dict` for the mapping of node types, None for anything else."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is dict:
-        return dict if NodeType in arguments else None
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        models = [part for part in arguments if isinstance(part, type) and issubclass(part, BaseModel)]
-        return models[0] if len(models) == 1 else None
-    return None
-
-
-def _sections() -> dict[str, type[BaseModel]]:
-    found: dict[str, type[BaseModel]] = {"the top level": Cluster, "a node type": NodeType}
-    for name, field in Cluster.model_fields.items():
-        section = _section_of(field.annotation)
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            found[f"`{name}`"] = section
-    for name, section in list(found.items()):
-        if name == "`policy`":
-            for inner, field in section.model_fields.items():
-                deeper = _section_of(field.annotation)
-                if deeper is not None:
-                    found[f"`policy.{inner}`"] = deeper
-    for kind, model in KINDS.items():
-        found[f"provider `{kind}`"] = model
-    return found
-
-
-_SECTIONS = _sections()
-
-
-def _owners(name: str) -> set[str]:
-    return {owner for owner, section in _SECTIONS.items() if name in section.model_fields}
+    if name.lower() in MEANT:
+        return f"write `{MEANT[name.lower()]}`"
+    if places := owners(name):
+        return f"`{printable(name)}` is a key of {' and '.join(places[:3])}"
+    if meant := nearest(name, KEYS):
+        return f"did you mean `{meant}`, a key of {' and '.join(owners(meant)[:3])}?"
+    return f"known keys: {', '.join(known)}" if 0 < len(known) <= 12 else ""
 
 
 def _one_of(words: Iterable[str]) -> str:

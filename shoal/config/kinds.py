@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -34,19 +35,30 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
-def key(default: Any = ..., *, says: str, unit: str = "", why: str = "", ray: bool = False, **limits: Any) -> Any:
+def key(
+    default: Any = ...,
+    *,
+    says: str,
+    unit: str = "",
+    why: str = "",
+    ray: bool = False,
+    factory: Callable[[], Any] | None = None,
+    **limits: Any,
+) -> Any:
     """Return a field: its meaning, its unit, why the default is what it is, and whether Ray has the key too."""
-    extra = {"x-origin": "Ray" if ray else "Shoal"}
+    extra: dict[str, Any] = {"x-origin": "Ray" if ray else "Shoal"}
     if unit:
         extra["x-unit"] = unit
     if why:
         extra["x-why"] = why
+    if factory is not None:
+        return Field(default_factory=factory, description=says, json_schema_extra=extra, **limits)
     return Field(default, description=says, json_schema_extra=extra, **limits)
 
 
 def expected(words: str, hint: str = "") -> PydanticCustomError:
     """Return the error that says what was expected in just these words."""
-    return PydanticCustomError("expected", "{expected}", {"expected": words, "hint": hint})  # type: ignore[arg-type]
+    return PydanticCustomError("expected", "{expected}", {"expected": words, "hint": hint})
 
 
 def _duration(value: object) -> float | None:

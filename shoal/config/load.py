@@ -14,10 +14,13 @@ from typing import Any
 import msgspec
 from pydantic import ValidationError
 
-from shoal.config import build
+from shoal.config import build, rules
 from shoal.config.complaints import complaints
-from shoal.config.diagnostics import ConfigErrors, Diagnostic, Level, in_order
+from shoal.config.diagnostics import ConfigErrors, Diagnostic, in_order
 from shoal.config.diagnostics import Path as Place
+from shoal.config.dialect import translate
+from shoal.config.findings import Findings
+from shoal.config.honour import unhonoured
 from shoal.config.schema import Cluster
 from shoal.config.source import Source, read
 from shoal.config.tree import Tree, parse
@@ -55,31 +58,35 @@ def loaded(source: Source, path: Path) -> Loaded:
     tree = parse(source)
     if not isinstance(tree.data, dict):
         raise ConfigErrors(tree.findings)
-    findings = list(tree.findings)
+    findings = Findings(tree)
     config = _validated(tree, findings)
-    if config is None or any(found.level is Level.ERROR for found in findings):
-        raise ConfigErrors(findings)
+    if config is not None:
+        rules.check(config, findings)
+        unhonoured(config, findings)
+    if config is None or findings.has_errors:
+        raise ConfigErrors(findings.all)
     return Loaded(
         path=path,
         config=config,
         policy=build.policy(config),
         providers=build.provider_uses(config),
-        warnings=in_order(findings),
+        warnings=in_order(findings.all),
         text_hash=source.text_hash,
     )
 
 
-def _validated(tree: Tree, findings: list[Diagnostic]) -> Cluster | None:
+def _validated(tree: Tree, findings: Findings) -> Cluster | None:
     """Return the model; mistakes go to `findings`, and their values are left out so that the rest can be judged too."""
     data = copy.deepcopy(tree.data)
     for path in tree.broken:
         _leave_out(data, path)
+    translate(data, tree, findings)
     for _ in range(_ROUNDS_MAX):
         try:
             return Cluster.model_validate(data)
         except ValidationError as error:
             for path, found in complaints(error, tree):
-                findings.append(found)
+                findings.all.append(found)
                 tree.broken.add(path)
                 _leave_out(data, path)
     return None

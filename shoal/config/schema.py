@@ -113,7 +113,7 @@ class NodeType(Section):
 
     node_config: Anything = key({}, says="The cloud's own request body.", ray=True)
     resources: Resources = key(
-        Resources(),
+        factory=lambda: Resources.model_validate({}),
         says="What a node offers; empty: what the machine type has.",
         ray=True,
         why="`local` nodes need it: nothing else says how large they are.",
@@ -135,7 +135,7 @@ class NodeType(Section):
     docker: TypeDocker | None = key(None, says="The container of this type.", ray=True)
     provider: Provider | None = key(None, says="Another provider than the cluster's.")
     machine_types: Machines = key(
-        MachineChoice(),
+        factory=MachineChoice,
         says="Machine types it may use: a name, a list, or requirements such as `cpu >= 4, gpu: 1 x L4`.",
     )
     regions: OneOrMany = key((), says="Regions it may use; empty: the provider's.")

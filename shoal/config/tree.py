@@ -150,12 +150,12 @@ def _composed(source: Source, tree: Tree) -> _Node | None:
                 node = _Node(place, pairs=[], tag=event.tag or "")
             case yaml.AliasEvent():
                 if event.anchor not in anchors:
-                    near = nearest(event.anchor, anchors)
+                    near = nearest(str(event.anchor), anchors)
                     raise _stop(
                         tree,
                         place,
                         "an anchor that is defined above",
-                        f"`*{printable(event.anchor)}`",
+                        f"`*{printable(str(event.anchor))}`",
                         f"did you mean `*{near}`?" if near else "a text that starts with `*` needs quotes",
                     )
                 node = anchors[event.anchor]
@@ -339,8 +339,8 @@ class _Reader:
         if _OTHER_BASE.fullmatch(text):
             return int(text.replace("_", ""), 0)
         if _OCTAL.fullmatch(text):
-            number = int(text.replace("_", ""), 8)
-            hint = f'YAML reads it as octal {number}; write "{text}" in quotes, or the number without leading zeros'
+            octal = int(text.replace("_", ""), 8)
+            hint = f'YAML reads it as octal {octal}; write "{text}" in quotes, or the number without leading zeros'
             return self._refuse(node.place, path, "a number or a text in quotes", shown(text), hint)
         if _FLOAT.fullmatch(text):
             number = float(text.replace("_", ""))
