@@ -31,7 +31,9 @@ _STARTING_LIMIT_S = 600.0
 
 
 def shared_memory_root() -> Path:
-    """Return where segments live by default: `/dev/shm`, or the temporary directory where there is none."""
+    """Return where segments live by default: SHOAL_SHM_DIR, else `/dev/shm`, else the temporary directory."""
+    if chosen := os.environ.get("SHOAL_SHM_DIR"):
+        return Path(chosen)
     root = Path("/dev/shm")
     return root if sys.platform == "linux" and os.access(root, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
 
