@@ -17,7 +17,7 @@ from shoal.providers.prices.refresh import refresh
 
 Answer = Callable[[str], tuple[int, bytes]]
 
-AWS_REMARKS = '"FormatVersion","v1.0"\n"Disclaimer","..."\n"Publication Date","2026-09-01"\n"Version","1"\n"Code","AmazonEC2"\n'
+AWS_REMARKS = '"FormatVersion","v1.0"\n"Disclaimer","..."\n"Publication Date","2026-09-01"\n"Version","1"\n'
 AWS_HEAD = (
     '"SKU","TermType","Unit","PricePerUnit","Currency","Instance Type","vCPU","Physical Processor","Memory",'
     '"Operating System","Tenancy","CapacityStatus","Pre Installed S/W","GPU"\n'
