@@ -88,7 +88,7 @@ class Connection:
         while True:
             data = await self._read()
             if not data:
-                self.is_closed = True
+                self.abort()
                 return None
             messages = [message for body in self._frames.feed(data) for message in body]
             if messages:
