@@ -32,25 +32,43 @@ class Local(Common):
     """Nodes are process groups on this machine."""
 
     type: Literal["local"]
+    oversubscribe: float = key(
+        4.0,
+        says="How many times this machine's CPUs all nodes together may offer.",
+        ge=1,
+        le=1000,
+        why="Nodes on one machine share it; most work waits more than it computes.",
+    )
+
+
+def _chance(says: str) -> Any:
+    return key(0.0, says=says, unit="fraction", ge=0, le=1)
+
+
+def _rate(says: str) -> Any:
+    return key(0.0, says=says, unit="per hour", ge=0, le=3600)
 
 
 class Faults(Section):
-    """What goes wrong in the simulated cloud, and how often. Probabilities are from 0 to 1, per call or machine."""
+    """What goes wrong in the simulated cloud, and how often. Fractions are chances per call, machine or boot."""
 
-    no_capacity: float = key(0.0, says="A launch is refused for lack of capacity.", unit="fraction", ge=0, le=1)
-    late_refusal: float = key(0.0, says="An accepted launch fails later.", unit="fraction", ge=0, le=1)
-    throttled: float = key(0.0, says="A call is refused because there are too many.", unit="fraction", ge=0, le=1)
-    lost_request: float = key(0.0, says="A call never arrives; its outcome is unknown.", unit="fraction", ge=0, le=1)
-    lost_reply: float = key(0.0, says="A call works and its reply is lost.", unit="fraction", ge=0, le=1)
-    short_list: float = key(0.0, says="A listing lacks machines and says so.", unit="fraction", ge=0, le=1)
-    stale_list: float = key(0.0, says="A listing shows the world of a while ago.", unit="fraction", ge=0, le=1)
-    halted: float = key(0.0, says="A machine stops by itself, per hour.", unit="fraction", ge=0, le=1)
-    debris: float = key(0.0, says="A released machine leaves a billed disk.", unit="fraction", ge=0, le=1)
-    interruption: float = key(0.0, says="A spot machine is taken away, per hour.", unit="fraction", ge=0, le=1)
-    smaller: float = key(0.0, says="A machine joins with less memory than promised.", unit="fraction", ge=0, le=1)
-    never_joins: float = key(0.0, says="A machine boots and never joins.", unit="fraction", ge=0, le=1)
-    price_change: float = key(0.0, says="An offer's price changes, per hour.", unit="fraction", ge=0, le=1)
-    notice_s: Duration = key(120.0, says="Warning before an interruption.", unit="s")
+    no_capacity: float = _chance("A launch is refused for want of capacity.")
+    late_refusal: float = _chance("An accepted launch fails some seconds later.")
+    throttle: float = _chance("A call is not looked at.")
+    lost_reply: float = _chance("A call works and its answer is lost.")
+    lost_request: float = _chance("A call never arrives; the caller cannot know.")
+    duplicate: float = _chance("The network delivers a launch twice.")
+    short_list: float = _chance("A listing shows only a part, and says so.")
+    list_error: float = _chance("A listing fails.")
+    part_only: float = _chance("A batch gives fewer machines than asked.")
+    never_join: float = _chance("A machine boots and its agent never reports.")
+    smaller: float = _chance("A machine joins with less memory than promised.")
+    debris: float = _chance("A release leaves a billed disk behind.")
+    halts_per_h: float = _rate("A running machine stops by itself and stays listed.")
+    vanishes_per_h: float = _rate("A running machine is gone without a word.")
+    interruptions_per_h: float = _rate("A spot machine is taken back, after a notice.")
+    price_changes_per_h: float = _rate("An offer's price moves.")
+    slow_boot: float = _chance("A boot takes ten times as long.")
 
 
 class Sim(Common):

@@ -9,7 +9,7 @@ from shoal.config.build import idle_timeout_s, max_workers, named_machine_type, 
 from shoal.config.diagnostics import Path, nearest, shown
 from shoal.config.findings import Findings
 from shoal.config.honour import kind_of, providers
-from shoal.config.providers import CLOUDS, Azure, Common, Sim, Ssh, region_written, zones_written
+from shoal.config.providers import CLOUDS, Azure, Common, Ssh, region_written, zones_written
 from shoal.config.schema import Cluster, NodeType
 
 TYPES = "available_node_types"
@@ -243,19 +243,6 @@ def _node_type(cluster: Cluster, name: str, kind: NodeType, findings: Findings) 
             "`local` nodes share this machine, so each says what it may use",
             reads=reads,
         )
-    elif isinstance(provider, Sim):
-        if kind.machine_types and not (provider.catalogue or provider.offers):
-            findings.error(
-                (*path, "machine_types"),
-                "`catalogue` or `offers` under the provider",
-                "neither",
-                "or write `resources` and `price_usd_per_h` in the type",
-                reads=reads,
-            )
-        if not kind.machine_types and not kind.resources.amounts():
-            findings.error(
-                (*path, "resources"), "`resources` or `machine_types`", "neither", "write `{CPU: 2}`", reads=reads
-            )
     elif isinstance(provider, Ssh):
         hosts = {provider.head_ip, *provider.worker_ips}
         for host in kind.machine_types.names:
