@@ -1,0 +1,488 @@
+"""The head's core: one event in, a list of commands out. Sans I/O, so a thousand nodes live in one test.
+
+Nothing here reads a clock, opens a socket or waits. The shell (`shoal.runtime.head.server`) brings messages in and
+carries commands out; tests bring their own links and journal. docs/head.md tells what is promised to whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from shoal.foundation.amounts import Amounts, quantities
+from shoal.foundation.errors import UserError
+from shoal.model.snapshot import Work
+from shoal.placement.fits import how_many
+from shoal.runtime.decide.demand_ledger import DemandLedger
+from shoal.runtime.decide.head_spots import Spots
+from shoal.runtime.head.core import listings
+from shoal.runtime.head.core.actors import Actors
+from shoal.runtime.head.core.asks import Asks
+from shoal.runtime.head.core.events import (
+    LOCAL,
+    Closed,
+    Command,
+    Event,
+    Hang,
+    HeadSettings,
+    Heard,
+    JournalIs,
+    Outbox,
+    Publish,
+    Tick,
+)
+from shoal.runtime.head.core.groups import Groups
+from shoal.runtime.head.core.jobs import Jobs
+from shoal.runtime.head.core.nodes import Member, Nodes
+from shoal.runtime.head.core.orders import Orders
+from shoal.runtime.head.core.queries import Queries
+from shoal.runtime.head.core.rows import SCHEMA, JobRow, MetaRow
+from shoal.runtime.head.core.standing import Keys, Requests
+from shoal.runtime.head.core.view import CLASS, FLAGS, GANG, NODE, STANDING, Source, WorkView
+from shoal.runtime.head.core.waits import FitsButWaits
+from shoal.wire.messages import (
+    ActorEnded,
+    ActorStarted,
+    Answered,
+    Ask,
+    Committed,
+    Died,
+    DrainAnswer,
+    Granted,
+    Happened,
+    JobStarted,
+    Join,
+    Leaving,
+    Prepared,
+    Refused,
+    Report,
+    Revoke,
+    Tell,
+)
+
+CALM_TICK_S = 0.25
+PUSHED_CLASSES_MAX = 64
+"""How many classes of waiting tasks are looked at in one placing round."""
+DEATHS_TOLD_NODES_MAX = 64
+"""Up to so many nodes every process's death is told to all; beyond that borrowers ask (`is_alive`)."""
+
+Restored = Mapping[str, Mapping[str, Any]]
+
+
+class HeadCore:
+    """Everything the head decides. `restored` is what a journal held: table to key to row."""
+
+    def __init__(self, settings: HeadSettings, now_s: float, restored: Restored | None = None) -> None:
+        restored = restored or {}
+        self.out = Outbox(settings)
+        self.out.now_s = now_s
+        self.meta, is_new_meta = _meta(settings, restored.get("meta", {}).get("meta"))
+        self.spots = Spots()
+        self.demand = DemandLedger(grant_ack_s=settings.grant_ack_s)
+        self.view = WorkView(epoch=self.meta.epoch, classes_max=settings.classes_max)
+        self.nodes = Nodes(self.out, self.meta, self.spots, self.demand, self.view)
+        self.orders = Orders(self.out, self.meta, self.nodes, self.view)
+        self.jobs = Jobs(self.out, self.meta, self.nodes)
+        self.groups = Groups(self.out, self.nodes, self.spots, self.view)
+        self.actors = Actors(self.out, self.nodes, self.spots, self.groups, self.view)
+        self.requests = Requests(self.out, self.view)
+        self.keys = Keys(self.out)
+        self.queries = Queries(self.out, self.nodes)
+        self.waits = FitsButWaits(self.out, self.demand, self.spots, self.view)
+        self.is_read_only = False
+        self.report: dict[str, Any] = {}
+        self.reported_s: float | None = None
+        self.events_seen: Callable[[], list[dict[str, Any]]] = list
+        """The shell's view of the event log, as rows for listings."""
+        self._asks = Asks(self)
+        self._started_s = now_s
+        self._round_s = self._slow_s = now_s - 1.0
+        self._reservations = 0
+        self._pushed_from = 0
+        self._hear: dict[type, Callable[[Member, Any], None]] = {
+            Report: self._report,
+            Ask: self._ask,
+            ActorStarted: self.actors.started,
+            ActorEnded: self.actors.ended,
+            Prepared: self.groups.prepared,
+            Committed: self.groups.committed,
+            DrainAnswer: self.orders.answered,
+            Died: self._died,
+            JobStarted: self._job_started,
+            Leaving: self._leaving,
+            Happened: self._happened,
+            Answered: self.queries.answered,
+        }
+        self._watch_sources()
+        self._restore(restored)
+        if is_new_meta:
+            self.out.journal("meta", "meta", self.meta)
+        counts = {table: len(rows) for table, rows in restored.items()}
+        self.out.record("head_started", epoch=self.meta.epoch, restored=counts)
+
+    def react(self, event: Event) -> list[Command]:
+        """Take one event and return what is to be done, in order."""
+        out = self.out
+        out.now_s = event.now_s
+        match event:
+            case Heard(connection=connection, message=message):
+                self._heard(connection, message)
+            case Closed(connection=connection):
+                self._closed(connection)
+            case Tick():
+                self._tick()
+            case JournalIs(is_full=is_full):
+                self._journal_is(is_full)
+        if self.spots.grown or self.groups.has_news:
+            self._round()
+        if self.view.is_changed:
+            self.view.is_changed = False
+            out.add(Publish())
+        return out.take()
+
+    @property
+    def tick_s(self) -> float:
+        """How long the shell may wait until the next `Tick`."""
+        is_restless = self.spots.grown or self.groups.has_news or self.actors.has_waiting or self.groups.has_waiting
+        return self.out.settings.place_round_s if is_restless else CALM_TICK_S
+
+    # --------------------------------------------------------------------------------------- questions
+
+    def work(self, now_s: float) -> Work:
+        """Return everything the autoscaler may know, as one cut. Cost: everything."""
+        self.out.now_s = max(self.out.now_s, now_s)
+        return self.view.work(self.out.now_s)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `shoal status` shows."""
+        now_s, settings = self.out.now_s, self.out.settings
+        work = self.view.work(now_s)
+        verdicts = {one.get("demand"): one for one in self.report.get("unmet") or ()}
+        demand: list[dict[str, Any]] = []
+        for one in work.classes:
+            verdict = verdicts.get(one.key) or {}
+            demand.append(
+                {
+                    "key": one.key,
+                    "kind": one.kind,
+                    "amounts": quantities(one.amounts),
+                    "count": one.waiting,
+                    "waiting_s": one.waiting_s,
+                    "jobs": list(one.jobs),
+                    "verdict": verdict.get("verdict", ""),
+                    "why": verdict.get("why", ""),
+                }
+            )
+        for gang in work.gangs:
+            verdict = verdicts.get(gang.gang_id) or {}
+            demand.append(
+                {
+                    "key": gang.gang_id,
+                    "kind": "gang",
+                    "strategy": gang.strategy.value,
+                    "bundles": [quantities(bundle.amounts) for bundle in gang.bundles],
+                    "count": 1,
+                    "waiting_s": gang.waiting_s,
+                    "jobs": [gang.job],
+                    "verdict": verdict.get("verdict", ""),
+                    "why": verdict.get("why", ""),
+                }
+            )
+        return {
+            "cluster": settings.cluster_name,
+            "uid": settings.cluster_uid,
+            "epoch": self.meta.epoch,
+            "version": self.view.version,
+            "head_version": settings.version,
+            "up_s": now_s - self._started_s,
+            "is_settling": self.nodes.is_settling(),
+            "missing": self.nodes.missing(),
+            "is_read_only": self.is_read_only,
+            "idle_s": work.idle_s,
+            **listings.node_summary(self.nodes, now_s),
+            "demand": demand,
+            "standing": self.requests.shown(),
+            "jobs": len(self.jobs.running),
+            "session": {"number": self.meta.session, "owner": self.meta.session_owner},
+            "config": {"generation": self.meta.config_generation, "hash": self.meta.config_hash},
+            "autoscaler": self.report or None,
+            "autoscaler_ran_ago_s": None if self.reported_s is None else now_s - self.reported_s,
+        }
+
+    # -------------------------------------------------------------------------------------- what parts share
+
+    def reserve(self, node_id: str, amounts: Amounts, count: int, now_s: float) -> None:
+        """Keep room for leases that somebody is about to ask for, for a moment."""
+        self._reservations += 1
+        part = {name: amount * count for name, amount in amounts.items()}
+        until_s = now_s + self.out.settings.place_hold_s
+        self.spots.hold(node_id, ("lease", self._reservations), part, now_s, until_s=until_s)
+
+    def end_job(self, job: str, why: str) -> None:
+        """End a job with all that belongs to it."""
+        if not self.jobs.end(job, why):
+            return
+        self.actors.job_ended(job)
+        for group_id in self.groups.job_ended(job):
+            self.actors.group_removed(group_id)
+        for class_key in self.demand.drop_job(job):
+            self.view.touch(CLASS, class_key)
+        self.requests.job_ended(job)
+
+    def forget(self, instance_id: str) -> None:
+        """The instance's machine is released: its node is dead at once."""
+        self.orders.forget(instance_id)
+        member = self.nodes.by_instance.get(instance_id)
+        if member is not None:
+            self._end_node(member, "its machine was released", "left")
+
+    def notice(self, instance_id: str, what: str, deadline_s: float | None) -> None:
+        """The provider will take the machine away: place nothing more there, and let everybody see it."""
+        self.out.record("notice", instance=instance_id, what=what, deadline_s=deadline_s)
+        member = self.nodes.by_instance.get(instance_id)
+        if member is None:
+            return
+        member.notice = what
+        member.notice_until_s = None if deadline_s is None else self.out.now_s + deadline_s
+        self.nodes.refresh_open(member)
+        self.view.touch(NODE, member.node_id)
+
+    # -------------------------------------------------------------------------------------------- hearing
+
+    def _heard(self, connection: int, message: Any) -> None:
+        member = self.nodes.by_connection.get(connection)
+        if member is not None and (hear := self._hear.get(type(message))) is not None:
+            member.heard_s = self.out.now_s
+            hear(member, message)
+        elif isinstance(message, Join):
+            self._join(connection, message)
+        elif connection == LOCAL and isinstance(message, Ask):
+            self._asks.answer(message, LOCAL, None)
+
+    def _join(self, connection: int, join: Join) -> None:
+        known = self.nodes.alive.get(join.node_id)
+        was_missing = known is not None and known.is_missing
+        taken = self.nodes.join(connection, join)
+        if taken is None:
+            return
+        member, replaced = taken
+        if replaced is not None:
+            self._end_node(replaced, f"another agent joined for instance {join.instance_id}")
+            self.nodes.by_instance[join.instance_id] = member
+        self.actors.node_back(member, join.actors)
+        self.groups.node_back(member, join.bundles)
+        self.orders.node_back(member)
+        for job in member.jobs_ended:
+            self.out.send(connection, Revoke(job, "it ended while this node was out of touch"))
+        member.jobs_ended = []
+        if was_missing:
+            # This head does not know who followed what before it restarted.
+            self.out.send(connection, Tell(b"", "watch-again", None))
+        elif known is not None:
+            self.actors.retell(member.node_id)
+            self.groups.retell(member.node_id)
+
+    def _closed(self, connection: int) -> None:
+        member = self.nodes.closed(connection)
+        if member is not None:
+            self.groups.out_of_touch(member.node_id)
+            self.queries.out_of_touch(member.node_id)
+
+    def _report(self, member: Member, report: Report) -> None:
+        self.nodes.report(member, report)
+        for row in report.backlog:
+            self.jobs.heard(row.owner)
+
+    def _ask(self, member: Member, ask: Ask) -> None:
+        if ask.process:
+            self.jobs.heard(ask.process)
+        self._asks.answer(ask, member.connection or LOCAL, member)
+
+    def _died(self, member: Member, news: Died) -> None:
+        if not self.nodes.note_death(news.process, news.why):
+            return
+        job = self.jobs.of_process(news.process)
+        if job is not None:
+            self.end_job(job, news.why or "its driver ended")
+        else:
+            self.out.record("worker_died", worker=news.process.hex(), node=member.node_id, why=news.why)
+        for class_key in self.demand.drop_owner(news.process):
+            self.view.touch(CLASS, class_key)
+        self.actors.process_died(news.process)
+        for group_id in self.groups.process_died(news.process):
+            self.actors.group_removed(group_id)
+        if news.is_driver or len(self.nodes.alive) <= DEATHS_TOLD_NODES_MAX:
+            told = Tell(b"", "process-died", {"process": news.process, "why": news.why})
+            for other in self.nodes.alive.values():
+                if other is not member:
+                    self.out.send(other.connection, told)
+
+    def _job_started(self, member: Member, news: JobStarted) -> None:
+        self.jobs.start(
+            JobRow(
+                job=news.job,
+                entrypoint=news.entrypoint,
+                namespace=news.namespace,
+                pid=news.pid,
+                process=news.process,
+                node_id=member.node_id,
+            )
+        )
+
+    def _leaving(self, member: Member, news: Leaving) -> None:
+        self._end_node(member, news.why or "it left", "left")
+
+    def _happened(self, member: Member, news: Happened) -> None:
+        for kind, fields in news.events:
+            if kind == "notice" and member.row.instance_id:
+                self.notice(member.row.instance_id, str(fields.get("what") or "interruption"), fields.get("deadline_s"))
+            else:
+                self.out.record(kind, **{"node": member.node_id, **{str(name): one for name, one in fields.items()}})
+
+    def _end_node(self, member: Member, why: str, verdict: str = "dead") -> None:
+        node_id = member.node_id
+        if node_id not in self.nodes.alive:
+            return
+        self.nodes.end(member, why, verdict)
+        self.queries.out_of_touch(node_id)
+        for job in self.jobs.on_node(node_id):
+            self.end_job(job, f"its driver's node died: {why}")
+        self.groups.node_died(node_id)
+        self.actors.node_died(node_id, why)
+
+    def _journal_is(self, is_full: bool) -> None:
+        if is_full != self.is_read_only:
+            self.is_read_only = is_full
+            what = "the head's disk is full" if is_full else "the head's disk has room again"
+            self.out.record("alarm", what="journal", why=what)
+            self.view.touch(FLAGS)
+
+    # --------------------------------------------------------------------------------------------- time
+
+    def _tick(self) -> None:
+        now_s = self.out.now_s
+        self.spots.expire(now_s)
+        if now_s - self._slow_s >= CALM_TICK_S - 0.001:
+            self._slow_s = now_s
+            self._slowly()
+        if self.actors.has_waiting or self.groups.has_waiting:
+            self._round()
+
+    def _slowly(self) -> None:
+        for class_key in self.demand.settle(self.out.now_s):
+            self.view.touch(CLASS, class_key)
+        for member in self.nodes.silent():
+            self._end_node(member, f"silent for {self.out.settings.node_dead_s:g} s")
+        self.nodes.settled()
+        for job in self.jobs.silent():
+            self.end_job(job, f"its driver was silent for {self.out.settings.job_dead_s:g} s")
+        self.groups.expire()
+        self.orders.expire()
+        self.requests.expire()
+        self.queries.expire()
+        self.nodes.tell_news()
+        self.waits.look()
+
+    def _round(self) -> None:
+        """Give room that grew to those who wait: gangs, then actors, then tasks; at most every `place_round_s`."""
+        now_s = self.out.now_s
+        if now_s - self._round_s < self.out.settings.place_round_s:
+            return
+        grown, has_news = self.spots.grown, self.groups.has_news
+        if grown or has_news or self.actors.has_waiting:
+            self._round_s = now_s
+        self.spots.grown, self.groups.has_news = set(), False
+        if grown and self.groups.has_waiting:
+            self.groups.try_waiting()
+        if (grown or has_news or self.actors.has_seatless) and self.actors.has_waiting:
+            self.actors.try_waiting(grown)
+        if grown and self.demand.count:
+            self._push(grown)
+
+    def _push(self, grown: set[str]) -> None:
+        """Tell home agents of waiting owners about room elsewhere, reserved for a moment."""
+        keys = self.demand.waiting_keys()
+        if not keys:
+            return
+        start = self._pushed_from % len(keys)
+        self._pushed_from += PUSHED_CLASSES_MAX
+        for class_key in (keys[start:] + keys[:start])[:PUSHED_CLASSES_MAX]:
+            for owner, home, waiting, row in self.demand.owners(class_key):
+                found: list[tuple[str, int]] = []
+                for node_id in sorted(grown):
+                    if node_id == home or waiting <= 0 or not self.spots.may_take(node_id, row.amounts, row.selector):
+                        continue
+                    count = how_many(row.amounts, self.spots.free(node_id), waiting)
+                    if count:
+                        self.reserve(node_id, row.amounts, count, self.out.now_s)
+                        found.append((node_id, count))
+                        waiting -= count
+                if found:
+                    self.nodes.send(home, Granted(owner, class_key, found))
+
+    # ------------------------------------------------------------------------------------------- set-up
+
+    def _watch_sources(self) -> None:
+        view, actors, demand = self.view, self.actors, self.demand
+
+        def one_class(key: str, now_s: float) -> Any:
+            found = actors.demand(key, now_s)
+            return found if found is not None else demand.demand_of(key, now_s)
+
+        view.sources = {
+            NODE: Source(self.nodes.model, lambda: self.nodes.alive),
+            CLASS: Source(one_class, lambda: [*actors.waiting_keys(), *demand.waiting_keys()]),
+            GANG: Source(self.groups.gang, self.groups.waiting_ids),
+            STANDING: Source(self.requests.model, self.requests.keys),
+        }
+        view.flags = self._flags
+
+    def _flags(self, now_s: float) -> tuple[bool, float | None]:
+        has_work = bool(
+            self.jobs.running or self.groups.has_waiting or self.actors.has_waiting or self.demand.waiting_keys()
+        )
+        return self.nodes.is_settling(), self.nodes.idle_s(has_work)
+
+    def _restore(self, restored: Restored) -> None:
+        self.orders.restore(dict(restored.get("orders", {})))
+        self.nodes.restore(dict(restored.get("nodes", {})), dict(restored.get("joins", {})))
+        self.jobs.restore(dict(restored.get("jobs", {})))
+        self.groups.restore(dict(restored.get("groups", {})))
+        self.actors.restore(dict(restored.get("actors", {})))
+        self.requests.restore(dict(restored.get("standing", {})))
+        self.keys.restore(dict(restored.get("keys", {})))
+        for row in tuple(self.jobs.running.values()):
+            if row.node_id and row.node_id in self.nodes.dead and not row.is_remote:
+                self.end_job(row.job, "its driver's node died")
+
+
+def _meta(settings: HeadSettings, known: MetaRow | None) -> tuple[MetaRow, bool]:
+    """Return the journal's meta row for this start, and whether it has to be written.
+
+    Raises:
+        UserError: the journal is another cluster's, of a newer epoch, or of another schema.
+    """
+    if known is None:
+        return MetaRow(
+            uid=settings.cluster_uid, epoch=settings.epoch, join_keys={settings.epoch: settings.join_key}
+        ), True
+    if known.uid != settings.cluster_uid:
+        raise UserError(
+            f"journal: expected cluster {settings.cluster_uid[:8]}, got one of {known.uid[:8]}",
+            hint="every cluster has a directory of its own; remove or rename the file if it is a left-over",
+        )
+    if known.schema != SCHEMA:
+        raise UserError(f"journal: expected schema {SCHEMA}, got {known.schema}", hint="use the version that wrote it")
+    if known.epoch > settings.epoch:
+        raise UserError(f"journal: it is of epoch {known.epoch}, this head of {settings.epoch}: a newer head was here")
+    meta = msgspec.structs.replace(known, join_keys=dict(known.join_keys))
+    if settings.epoch > known.epoch:
+        meta.epoch = settings.epoch
+        meta.join_keys[settings.epoch] = settings.join_key
+        return meta, True
+    return meta, False
+
+
+__all__ = ["Hang", "HeadCore", "Refused"]

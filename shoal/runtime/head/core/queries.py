@@ -1,0 +1,168 @@
+"""Questions to the agents for the state API: fanned out, merged, limited, with a deadline. Nothing is kept.
+
+An agent answers `Query(rid, what, {"filters", "limit", "detail", ...})` with {"rows": [...], "total": n, "warnings":
+[...]}; a row is a map with lower-case column names. Filters are [key, "=" or "!=", value], all of which must hold; the
+agent applies them, the head again. Who does not answer in time makes the result partial, with a warning that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from shoal.runtime.head.core.events import Outbox, Rejected
+from shoal.runtime.head.core.nodes import Member, Nodes
+from shoal.wire.messages import Answered, Query
+
+WARNINGS_MAX = 20
+Answer = Callable[[dict[str, Any]], None]
+
+
+class Open(msgspec.Struct, kw_only=True):
+    """One question under way."""
+
+    answer: Answer
+    asked: set[str]
+    filters: list[list[str]]
+    limit: int
+    until_s: float
+    rows: list[dict[str, Any]]
+    warnings: list[str]
+    total: int = 0
+    is_partial: bool = False
+
+
+class Queries:
+    """Every question that waits for agents."""
+
+    def __init__(self, out: Outbox, nodes: Nodes) -> None:
+        self._out, self._nodes = out, nodes
+        self._open: dict[int, Open] = {}
+        self._serial = 0
+
+    def ask(self, what: str, args: dict[str, Any], answer: Answer, *, node_ids: Iterable[str] | None = None) -> None:
+        """Ask every agent in touch (or only some) and call `answer` with {rows, total, is_partial, warnings}, once."""
+        filters, limit = filters_of(args), limit_of(args, self._out.settings.rows_max)
+        self._serial += 1
+        settings = self._out.settings
+        until_s = self._out.now_s + min(float(args.get("timeout_s") or settings.query_limit_s), 60.0)
+        question = Open(answer=answer, asked=set(), filters=filters, limit=limit, until_s=until_s, rows=[], warnings=[])
+        wanted = None if node_ids is None else set(node_ids)
+        for member in self._nodes.alive.values():
+            if wanted is not None and member.node_id not in wanted:
+                continue
+            if member.connection is None:
+                question.is_partial = True
+                question.warnings.append(f"node {member.node_id[:8]} is out of touch")
+                continue
+            question.asked.add(member.node_id)
+            self._out.send(member.connection, Query(self._serial, what, {**args, "filters": filters, "limit": limit}))
+        if question.asked:
+            self._open[self._serial] = question
+        else:
+            self._finish(question)
+
+    def answered(self, member: Member, news: Answered) -> None:
+        """One agent's part."""
+        question = self._open.get(news.rid)
+        if question is None or member.node_id not in question.asked:
+            return
+        question.asked.discard(member.node_id)
+        if not news.is_ok:
+            question.is_partial = True
+            question.warnings.append(f"node {member.node_id[:8]}: {news.value}")
+        else:
+            self._merge(question, member, news.value)
+        if not question.asked:
+            del self._open[news.rid]
+            self._finish(question)
+
+    def out_of_touch(self, node_id: str) -> None:
+        """A node's stream closed: nobody waits for it."""
+        for rid, question in tuple(self._open.items()):
+            if node_id in question.asked:
+                question.asked.discard(node_id)
+                question.is_partial = True
+                question.warnings.append(f"node {node_id[:8]} is out of touch")
+                if not question.asked:
+                    del self._open[rid]
+                    self._finish(question)
+
+    def expire(self) -> None:
+        """Answer with what there is once the time is over."""
+        for rid, question in tuple(self._open.items()):
+            if question.until_s <= self._out.now_s:
+                del self._open[rid]
+                question.is_partial = True
+                silent = ", ".join(sorted(node[:8] for node in question.asked)[:5])
+                question.warnings.append(f"no answer in time from {len(question.asked)} nodes: {silent}")
+                self._finish(question)
+
+    def _merge(self, question: Open, member: Member, value: Any) -> None:
+        rows = value.get("rows") if isinstance(value, dict) else None
+        if not isinstance(rows, list):
+            question.is_partial = True
+            question.warnings.append(f"node {member.node_id[:8]} answered something else than rows")
+            return
+        room = question.limit - len(question.rows)
+        found = [row for row in rows if isinstance(row, dict) and passes(row, question.filters)]
+        question.rows.extend(found[: max(0, room)])
+        total = value.get("total")
+        question.total += total if isinstance(total, int) else len(rows)
+        question.warnings.extend(str(text) for text in value.get("warnings") or ())
+
+    def _finish(self, question: Open) -> None:
+        question.answer(
+            {
+                "rows": question.rows,
+                "total": max(question.total, len(question.rows)),
+                "is_partial": question.is_partial or question.total > len(question.rows),
+                "warnings": question.warnings[:WARNINGS_MAX],
+            }
+        )
+
+
+def limited(rows: Sequence[dict[str, Any]], args: dict[str, Any], rows_max: int) -> dict[str, Any]:
+    """Return the answer for rows that the head itself holds."""
+    filters, limit = filters_of(args), limit_of(args, rows_max)
+    found = [row for row in rows if passes(row, filters)] if filters else list(rows)
+    return {"rows": found[:limit], "total": len(found), "is_partial": len(found) > limit, "warnings": []}
+
+
+def passes(row: dict[str, Any], filters: Sequence[Sequence[str]]) -> bool:
+    """Say whether a row satisfies every filter; text is compared without regard to case, as in Ray.
+
+    >>> passes({"state": "ALIVE"}, [["state", "=", "alive"]])
+    True
+    """
+    for key, operator, value in filters:
+        is_equal = key in row and str(row[key]).casefold() == str(value).casefold()
+        if is_equal != (operator == "="):
+            return False
+    return True
+
+
+def filters_of(args: dict[str, Any]) -> list[list[str]]:
+    """Return the request's filters.
+
+    Raises:
+        Rejected: one of them is none.
+    """
+    found = []
+    for one in args.get("filters") or ():
+        if not isinstance(one, (list, tuple)) or len(one) != 3 or one[1] not in ("=", "!="):
+            raise Rejected("ValueError", f"filter: expected KEY=VALUE or KEY!=VALUE, got `{one}`")
+        found.append([str(one[0]).lower(), str(one[1]), str(one[2])])
+    return found
+
+
+def limit_of(args: dict[str, Any], rows_max: int) -> int:
+    """Return how many rows are wanted: 100 unless the request says otherwise, never more than `rows_max`."""
+    limit = args.get("limit")
+    if limit is None:
+        return min(100, rows_max)
+    if not isinstance(limit, int) or limit < 1:
+        raise Rejected("ValueError", f"limit: expected a whole number of at least 1, got `{limit}`")
+    return min(limit, rows_max)
