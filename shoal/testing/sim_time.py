@@ -58,10 +58,10 @@ class SimLoop(asyncio.SelectorEventLoop):
         waiting = [f"{task.get_name()} {task.get_coro()}" for task in asyncio.all_tasks(self) if not task.done()]
         raise Deadlock(f"every task waits and no timer is left at {self.now_s:.3f} s: {'; '.join(sorted(waiting))}")
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:  # type: ignore[override]
         raise NotVirtual(f"an executor cannot run in virtual time: {func!r}")
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> NoReturn:
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> NoReturn:  # type: ignore[override]
         raise NotVirtual(f"a thread cannot take part in virtual time: {callback!r}")
 
     async def create_connection(self, *args: Any, **options: Any) -> NoReturn:

@@ -436,13 +436,20 @@ class Hands:
         )
 
     def _is_due(self, machine: MachineRow, now_s: float) -> bool:
+        """Say whether to call (again): an accepted call only when a later listing still shows the machine."""
         call = self.releases.get(machine.name)
         if call is None:
             return True
-        if call.ended_s is None:
+        if call.ended_s is None or now_s < call.ended_s + backoff_s(call.calls, first_s=2.0, most_s=60.0):
             return False
-        first_s = 2.0 if call.outcome != Outcome.ACCEPTED else self._lag_s(machine.provider)
-        return now_s >= call.ended_s + max(first_s, backoff_s(call.calls, first_s=2.0, most_s=60.0))
+        if call.outcome != Outcome.ACCEPTED:
+            return True
+        listing = self._witnesses.listings.get(machine.provider)
+        return (
+            listing is not None
+            and listing.began_s > call.ended_s + self._lag_s(machine.provider)
+            and any(one.name == machine.name for one in listing.machines)
+        )
 
     def _lag_s(self, provider: str) -> float:
         return self._providers[provider].traits.listing_lag_s if provider in self._providers else 60.0

@@ -302,7 +302,9 @@ class Ledger:
             shift_s = now_s - meta.monotonic_s - max(0.0, wall_s - meta.wall_s)
             meta = moved(meta, shift_s)
         self.meta = msgspec.structs.replace(meta, boot_id=boot_id, monotonic_s=now_s, wall_s=wall_s)
-        decoders: dict[str, msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(row_type) for kind, row_type in KINDS.items()}
+        decoders: dict[str, msgspec.json.Decoder[Any]] = {
+            kind: msgspec.json.Decoder(row_type) for kind, row_type in KINDS.items()
+        }
         try:
             for kind, key, body in self._connection.execute(
                 "SELECT kind, key, body FROM rows WHERE kind != 'meta' ORDER BY kind, key"

@@ -248,7 +248,7 @@ class Autoscaler:
 
     def _hear(self, work: Work, is_first: bool) -> None:
         now_s = self._clock.monotonic_s()
-        self._witnesses.hear_work(work, is_first=is_first)
+        self._witnesses.hear_work(work, now_s, is_first=is_first)
         self._witnesses.is_head_heard = True
         self._hands.head_error = ""
         waiting = _waiting(work)
@@ -271,7 +271,7 @@ class Autoscaler:
         """Wait for an event, the end of the quiet time, a listing that is due, or the safety tick."""
         now_s = self._clock.monotonic_s()
         due_s = self._ran_s + self.policy.thinking.tick_s
-        if self._is_dirty:
+        if self._is_dirty and not self._why_not_plan():
             due_s = min(due_s, max(self._quiet_s(now_s), self._planned_s + self._thought_s))
         for name in self._providers:
             if name not in self._listing:
@@ -641,11 +641,12 @@ class Autoscaler:
         work, policy = self._witnesses.work, self.policy
         if self._is_end_told or work is None or self._witnesses.is_settling():
             return
-        why = ""
-        if policy.cluster_idle_s is not None and work.idle_s is not None and work.idle_s >= policy.cluster_idle_s:
+        now_s, why = self._clock.monotonic_s(), ""
+        idle_s = self._witnesses.idle_s(now_s)
+        if policy.cluster_idle_s is not None and idle_s is not None and idle_s >= policy.cluster_idle_s:
             why = f"idle for {policy.cluster_idle_s:g} s"
-            self._log.record(Kind.CLUSTER_IDLE, for_s=work.idle_s)
-        up_s = self._clock.monotonic_s() - self._ledger.meta.born_s
+            self._log.record(Kind.CLUSTER_IDLE, for_s=idle_s)
+        up_s = now_s - self._ledger.meta.born_s
         if policy.lifetime_s is not None and up_s >= policy.lifetime_s:
             why = f"its lifetime of {policy.lifetime_s:g} s is over"
         if why:

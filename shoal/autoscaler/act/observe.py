@@ -65,6 +65,7 @@ class Witnesses:
     def __init__(self, traits: Mapping[str, Traits]) -> None:
         self.traits = traits
         self.work: Work | None = None
+        self.heard_s = 0.0
         self.is_head_heard = False
         """The stream of the head is open: `work` is what it says now."""
         self.nodes: dict[str, Node] = {}
@@ -84,11 +85,11 @@ class Witnesses:
         """Whether every provider has had one complete listing since we started."""
         return all(name in self.listings for name in self.traits)
 
-    def hear_work(self, work: Work, *, is_first: bool = False) -> None:
+    def hear_work(self, work: Work, heard_s: float, *, is_first: bool = False) -> None:
         """Take the head's newest word. Within one stream an older one is left out; a new stream begins anew."""
         if not is_first and self.work is not None and (work.epoch, work.version) < (self.work.epoch, self.work.version):
             return
-        self.work = work
+        self.work, self.heard_s = work, heard_s
         self.nodes = {node.instance_id: node for node in work.nodes if node.instance_id}
 
     def hear_market(self, provider: str, market: Market, began_s: float) -> None:
@@ -225,6 +226,16 @@ class Witnesses:
         """Say whether the cloud listed the instance's machine as not running."""
         return instance_id in self._halted
 
+    def has_notices(self) -> bool:
+        """Say whether any provider announced that it will take a machine away."""
+        return bool(self._notices)
+
+    def idle_s(self, now_s: float) -> float | None:
+        """Return for how long the whole cluster has had nothing to do, None while it has."""
+        if self.work is None or self.work.idle_s is None:
+            return None
+        return self.work.idle_s + max(0.0, now_s - self.heard_s)
+
     def notice_of(self, instance_id: str) -> Machine | None:
         """Return the machine if its provider announced that it will take it away."""
         return self._notices.get(instance_id)
@@ -251,10 +262,7 @@ def owner_of(machine: Machine, ledger: Ledger) -> Instance | None:
 
 def snapshot(witnesses: Witnesses, ledger: Ledger, now_s: float) -> Snapshot:
     """Return everything that a plan may be made from, as of now."""
-    work = witnesses.work or Work()
-    noticed = [name for name in witnesses._notices if name in witnesses.nodes]
-    if noticed:
-        work = msgspec.structs.replace(work, nodes=tuple(_with_notice(node, witnesses) for node in work.nodes))
+    work = _aged(witnesses, now_s)
     offers, quotas = _markets(witnesses, ledger)
     instances = tuple(ledger.instances[name] for name in sorted(ledger.instances))
     return Snapshot(
@@ -315,14 +323,42 @@ def _open_for_s(until_s: float | None, probing: str, now_s: float) -> float:
 
 
 _CANARY_S = 3600.0
+_AGE_LEAST_S = 0.5
+"""Durations in the head's word are told to the half second; younger words are taken as they are."""
 _ASKED = (State.QUEUED, State.REQUESTED)
 
 
-def _with_notice(node: Node, witnesses: Witnesses) -> Node:
+def _aged(witnesses: Witnesses, now_s: float) -> Work:
+    """Return the head's newest word as of now: it speaks only of changes, so its durations have gone on since."""
+    work = witnesses.work or Work()
+    age_s = max(0.0, now_s - witnesses.heard_s)
+    if age_s < _AGE_LEAST_S and not witnesses.has_notices():
+        return work
+    return msgspec.structs.replace(
+        work,
+        nodes=tuple(_aged_node(node, witnesses, age_s) for node in work.nodes),
+        classes=tuple(msgspec.structs.replace(one, waiting_s=one.waiting_s + age_s) for one in work.classes),
+        gangs=tuple(msgspec.structs.replace(one, waiting_s=one.waiting_s + age_s) for one in work.gangs),
+        standing=tuple(
+            one if one.ttl_s is None else msgspec.structs.replace(one, ttl_s=one.ttl_s - age_s)
+            for one in work.standing
+            if one.ttl_s is None or one.ttl_s > age_s
+        ),
+        idle_s=None if work.idle_s is None else work.idle_s + age_s,
+    )
+
+
+def _aged_node(node: Node, witnesses: Witnesses, age_s: float) -> Node:
+    fields: dict[str, object] = {}
+    if node.idle_s is not None:
+        fields["idle_s"] = node.idle_s + age_s
+    if node.notice_deadline_s is not None:
+        fields["notice_deadline_s"] = max(0.0, node.notice_deadline_s - age_s)
     machine = witnesses.notice_of(node.instance_id)
-    if machine is None or machine.notice is None or node.notice:
-        return node
-    return msgspec.structs.replace(node, notice=machine.notice.what, notice_deadline_s=machine.notice.deadline_s)
+    if machine is not None and machine.notice is not None and not node.notice:
+        fields["notice"] = machine.notice.what
+        fields["notice_deadline_s"] = machine.notice.deadline_s
+    return msgspec.structs.replace(node, **fields) if fields else node
 
 
 def _markets(witnesses: Witnesses, ledger: Ledger) -> tuple[tuple[Offer, ...], tuple[Quota, ...]]:

@@ -19,7 +19,7 @@ from shoal.foundation.clock import Clock
 from shoal.foundation.errors import Outcome, ProviderError
 from shoal.foundation.eventlog import EventLog, Kind
 from shoal.model.instance import COSTS, Fact, Instance, State
-from shoal.model.launch import Answer, Machine
+from shoal.model.launch import Answer, Machine, Phase
 from shoal.model.snapshot import UsableMemory
 
 
@@ -195,7 +195,8 @@ def _answered(attempt: Attempt, answer: Answer, outcome: Outcome) -> list[Seen]:
     facts = [
         Seen(instance_id=name, fact=Fact.LISTED, cause="launch answered", machine=machine)
         for name, machine in sorted(shown.items())
-        if name
+        # A repeated call may answer with a machine that has ended meanwhile: listings tell of that.
+        if name and machine.phase in (Phase.PENDING, Phase.RUNNING)
     ]
     if outcome is Outcome.ACCEPTED and _rest_is_refused(answer.error):
         facts.extend(

@@ -1,0 +1,209 @@
+"""The provider of the simulated cloud: the calls, with their delays and lost answers.
+
+A call's effect does not hang on the caller: a cancelled or lost call may have worked, as in every cloud.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from shoal.foundation.chance import Chance
+from shoal.foundation.clock import Clock
+from shoal.foundation.errors import (
+    BadInput,
+    Outcome,
+    ProviderError,
+    ThrottledError,
+    UnknownOutcome,
+)
+from shoal.model.launch import Answer, Launch, Listing
+from shoal.model.offer import Market, OfferKey
+from shoal.model.policy import NodeType
+from shoal.providers.protocol import Ticket, Traits
+from shoal.providers.sim.cloud import SimCloud, SimRequest
+from shoal.providers.sim.faults import Faults, SimOffer
+
+Result = TypeVar("Result")
+
+
+class SimProvider:
+    """A `Provider` over a `SimCloud`, for one cluster."""
+
+    def __init__(
+        self,
+        cloud: SimCloud,
+        clock: Clock,
+        chance: Chance,
+        *,
+        cluster_uid: str,
+        delay_s: tuple[float, float] = (0.05, 0.5),
+    ) -> None:
+        """Answer each call after a time between the two of `delay_s`."""
+        self.cloud, self._clock, self._chance, self._uid, self._delay_s = cloud, clock, chance, cluster_uid, delay_s
+        self.traits: Traits = cloud.traits
+        self.calls: dict[str, int] = {"offers": 0, "machines": 0, "launch": 0, "release": 0}
+
+    async def offers(self) -> Market:
+        """Return what is sold now."""
+        self.calls["offers"] += 1
+        await self._delay()
+        return self.cloud.market()
+
+    async def machines(self) -> Listing:
+        """Return the cluster's machines; a short listing says so.
+
+        Raises:
+            ProviderError: the call failed.
+        """
+        self.calls["machines"] += 1
+        began_s = self._clock.monotonic_s()
+        await self._delay()
+        faults = self.cloud.faults
+        if self._chance.random() < faults.list_error:
+            raise UnknownOutcome("the listing timed out", code="Timeout")
+        machines, debris, refusals = self.cloud.shown(self._uid)
+        is_complete = self._chance.random() >= faults.short_list
+        if not is_complete:
+            machines = tuple(one for one in machines if self._chance.random() < 0.5)
+        await self._delay()
+        return Listing(
+            machines=machines,
+            debris=debris,
+            refusals=refusals,
+            complete=is_complete,
+            began_s=began_s,
+            ended_s=self._clock.monotonic_s(),
+        )
+
+    async def launch(self, launches: Sequence[Launch]) -> Sequence[Answer]:
+        """Start machines; each answer stands alone (rule R9)."""
+        self.calls["launch"] += 1
+        await self._delay()
+        answers = [self._launch(launch) for launch in launches]
+        await self._delay()
+        return answers
+
+    async def release(self, names: Sequence[str]) -> Sequence[Answer]:
+        """End machines and debris."""
+        self.calls["release"] += 1
+        await self._delay()
+        answers = [self._release(name) for name in names]
+        await self._delay()
+        return answers
+
+    def render(self, ticket: Ticket, node_type: NodeType, offer: OfferKey) -> bytes:
+        """Return the request of this cloud: its machines' tags."""
+        return render(ticket)
+
+    def _launch(self, launch: Launch) -> Answer:
+        faults = self.cloud.faults
+        wrong = self._not_looked_at()
+        if wrong is not None:
+            return Answer(name=launch.token, outcome=wrong.outcome, error=wrong)
+        if self._chance.random() < faults.lost_reply:
+            # The cloud may act only after the caller has given up, yet within the listing lag.
+            wait_s = self._chance.uniform(0.0, 0.05) * self.traits.listing_lag_s
+            self.cloud._later(wait_s, self.cloud.launch, launch)
+            return Answer(name=launch.token, outcome=Outcome.UNKNOWN, error=UnknownOutcome("the connection was reset"))
+        machines, error = self.cloud.launch(launch)
+        if machines and self._chance.random() < faults.duplicate:
+            self.cloud._later(self._chance.uniform(0.0, 3.0), self.cloud.launch, launch)
+        if error is not None and not machines:
+            return Answer(name=launch.token, outcome=error.outcome, error=error)
+        return Answer(name=launch.token, outcome=Outcome.ACCEPTED, machines=machines, error=error)
+
+    def _release(self, name: str) -> Answer:
+        wrong = self._not_looked_at()
+        if wrong is not None:
+            return Answer(name=name, outcome=wrong.outcome, error=wrong)
+        self.cloud.release(name)
+        if self._chance.random() < self.cloud.faults.lost_reply:
+            return Answer(name=name, outcome=Outcome.UNKNOWN, error=UnknownOutcome("the connection was reset"))
+        return Answer(name=name, outcome=Outcome.ACCEPTED)
+
+    def _not_looked_at(self) -> ProviderError | None:
+        if self._chance.random() < self.cloud.faults.throttle:
+            return ThrottledError("request limit exceeded", retry_after_s=self._chance.uniform(1.0, 5.0))
+        if self._chance.random() < self.cloud.faults.lost_request:
+            return UnknownOutcome("the connection timed out", code="Timeout")
+        return None
+
+    async def _delay(self) -> None:
+        low_s, high_s = self._delay_s
+        if high_s > 0:
+            await asyncio.sleep(self._chance.uniform(low_s, high_s) / 2)
+
+
+def render(ticket: Ticket) -> bytes:
+    """Return the request bytes of a ticket; the same ticket gives the same bytes."""
+    return msgspec.json.encode(
+        SimRequest(
+            cluster_uid=ticket.cluster_uid,
+            node_type=ticket.node_type,
+            instance_ids=ticket.instance_ids,
+            attempt=ticket.attempt,
+            epoch=ticket.epoch,
+            role=ticket.role,
+            join_secret=ticket.join_secret,
+        )
+    )
+
+
+class SimSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `provider:` section of a YAML with `type: sim`."""
+
+    type: str = "sim"
+    seed: int = 0
+    region: str = "r1"
+    boot_s: tuple[float, float] = (20.0, 60.0)
+    delay_s: tuple[float, float] = (0.05, 0.5)
+    listing_lag_s: float = 10.0
+    offers: tuple[SimOffer, ...] = ()
+    faults: Faults = Faults()
+
+
+def from_section(
+    section: Mapping[str, Any],
+    clock: Clock,
+    *,
+    cluster_uid: str,
+    name: str = "sim",
+    on_cloud: Callable[[SimCloud], None] = lambda cloud: None,
+) -> SimProvider:
+    """Return a simulated provider as a YAML describes it.
+
+    Raises:
+        BadInput: the section holds something that the simulation does not know.
+    """
+    try:
+        wanted = msgspec.convert(dict(section), SimSection)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"provider: {error}", hint="docs/provider-contract.md lists the keys of `type: sim`") from error
+    chance = Chance(f"sim/{wanted.seed}")
+    cloud = SimCloud(
+        clock,
+        chance.split("cloud"),
+        name=name,
+        region=wanted.region,
+        offers=wanted.offers or None,
+        faults=wanted.faults,
+        boot_s=wanted.boot_s,
+        traits=Traits(
+            name=name,
+            listing_lag_s=wanted.listing_lag_s,
+            call_limit_s=30.0,
+            boot_typical_s=sum(wanted.boot_s) / 2,
+            batch_max=100,
+            self_end="terminate",
+            notices=True,
+        ),
+    )
+    on_cloud(cloud)
+    return SimProvider(cloud, clock, chance.split("calls"), cluster_uid=cluster_uid, delay_s=wanted.delay_s)
+
+
+__all__ = ["SimProvider", "SimSection", "from_section", "render"]

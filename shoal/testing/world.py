@@ -1,0 +1,299 @@
+"""A whole cluster in virtual time: the real loop, ledger and planner; a simulated cloud and head.
+
+One seed tells one story, to the event. The autoscaler can be killed at every commit and call boundary; the ledger
+lives on in memory as a file would. `story` prints what happened, for failures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+
+from shoal.autoscaler.act.ledger import Ledger
+from shoal.autoscaler.act.loop import Autoscaler, Improve
+from shoal.autoscaler.decide.planner import improve as planner
+from shoal.foundation import ids
+from shoal.foundation.amounts import amounts
+from shoal.foundation.chance import Chance
+from shoal.foundation.clock import LoopClock
+from shoal.foundation.eventlog import Event, Kind, MemoryLog
+from shoal.model.demand import Strategy
+from shoal.model.offer import OfferKey
+from shoal.model.policy import NodeType, Policy
+from shoal.providers.protocol import Provider, Ticket
+from shoal.providers.sim.cloud import SimCloud, SimMachine
+from shoal.providers.sim.faults import CALM, Faults, SimOffer, SimQuota
+from shoal.providers.sim.provider import SimProvider, render
+from shoal.testing.builders import policy as default_policy
+from shoal.testing.sim_head import LEASE_S, REJOIN_S, SimHead
+
+
+class Crashed(BaseException):
+    """The process died here."""
+
+
+class World:
+    """Everything, wired. Build it inside the virtual loop; drive it with `submit`, `run_for`, `run_until`."""
+
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        policy: Policy | None = None,
+        offers: Sequence[SimOffer] | None = None,
+        quotas: Sequence[SimQuota] = (),
+        faults: Faults = CALM,
+        improve: Improve = planner,
+        crashes: float = 0.0,
+        boot_s: tuple[float, float] = (20.0, 60.0),
+        report_every_s: float = 0.05,
+        providers: Callable[[Provider], Provider] = lambda provider: provider,
+    ) -> None:
+        """`crashes` is the chance that the autoscaler dies at any one boundary; `providers` may wrap the provider."""
+        self.seed, self.clock, self.chance = seed, LoopClock(), Chance(f"world/{seed}")
+        self.uid = ids.cluster_uid(self.chance.split("uid"))
+        self.log = MemoryLog(self.clock, events_max=200_000)
+        self.policy = policy or default_policy()
+        self.improve, self.crashes = improve, crashes
+        self.cloud = SimCloud(
+            self.clock, self.chance.split("cloud"), offers=offers, quotas=quotas, faults=faults, boot_s=boot_s
+        )
+        self.provider = SimProvider(self.cloud, self.clock, self.chance.split("calls"), cluster_uid=self.uid)
+        self._given: Mapping[str, Provider] = {"sim": providers(self.provider)}
+        self.head = SimHead(
+            self.clock, self.chance.split("head"), self.log, cluster_uid=self.uid, report_every_s=report_every_s
+        )
+        self.cloud.on_running = self._machine_runs
+        self.cloud.on_ended = self._machine_ended
+        self.disk = _new_disk()
+        self.autoscaler: Autoscaler | None = None
+        self.ledger: Ledger | None = None
+        self.ends: list[str] = []
+        """Why the cluster should end, as the autoscaler said."""
+        self.kills = 0
+        self.boundaries = 0
+        self._crash_chance = self.chance.split("crashes")
+        self._task: asyncio.Task[str] | None = None
+        self._is_dying = False
+        self._cut: set[str] = set()
+        self.peak_micro = 0
+        """The highest list price per hour of everything that existed."""
+
+    # driving
+
+    def start(self) -> None:
+        """Start the autoscaler, on the ledger that the disk holds."""
+        self._is_dying = False
+        self.ledger = Ledger(self.disk, self.clock, crash=self._boundary)
+        self.autoscaler = Autoscaler(
+            self.clock,
+            self.chance.split(f"autoscaler/{self.kills}"),
+            self.ledger,
+            self.head.of_session(),
+            self._given,
+            SimBoot(self.uid),
+            self.log,
+            self.policy,
+            self.improve,
+            cluster_uid=self.uid,
+            on_end=self.ends.append,
+            crash=self._boundary,
+        )
+        self._task = asyncio.ensure_future(self.autoscaler.run())
+        self._task.add_done_callback(self._autoscaler_ended)
+
+    async def stop(self) -> None:
+        """Stop the autoscaler in order."""
+        if self.autoscaler is not None and self._task is not None and not self._task.done():
+            self.autoscaler.stop()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+
+    async def kill(self, restart_after_s: float | None = 1.0) -> None:
+        """End the autoscaler as kill -9 does, and start it again on what was committed."""
+        task, self._task = self._task, None
+        self._is_dying = True
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if self.disk.in_transaction:
+            self.disk.rollback()
+        self.kills += 1
+        self.log.record(Kind.PROCESS_DIED, process="autoscaler", kills=self.kills)
+        if restart_after_s is not None:
+            await asyncio.sleep(restart_after_s)
+            self.start()
+
+    async def run_for(self, seconds: float) -> None:
+        """Let virtual time pass."""
+        if self._task is None and not self._is_dying:
+            self.start()
+        await asyncio.sleep(seconds)
+
+    async def run_until(self, condition: Callable[[], bool], within_s: float, step_s: float = 0.5) -> None:
+        """Let virtual time pass until the condition holds.
+
+        Raises:
+            AssertionError: it does not within the time; the message holds the story.
+        """
+        if self._task is None and not self._is_dying:
+            self.start()
+        end_s = self.clock.monotonic_s() + within_s
+        while not condition():
+            if self.clock.monotonic_s() >= end_s:
+                raise AssertionError(f"not within {within_s:g} s\n{self.story}")
+            await asyncio.sleep(step_s)
+
+    # work
+
+    def submit(
+        self, shape: Mapping[str, float], count: int = 1, duration_s: float | None = 30.0, **options: object
+    ) -> str:
+        """Let units of a shape (natural units, names as in `@remote`) wait; return their class."""
+        return self.head.submit(_amounts(shape), count, duration_s, **options)  # type: ignore[arg-type]
+
+    def submit_gang(
+        self,
+        gang_id: str,
+        bundles: Sequence[Mapping[str, float]],
+        duration_s: float | None = 60.0,
+        strategy: Strategy = Strategy.PACK,
+    ) -> None:
+        """Let a gang wait."""
+        self.head.submit_gang(gang_id, [_amounts(one) for one in bundles], duration_s, strategy)
+
+    def request(self, owner: str, bundles: Sequence[Mapping[str, float]], ttl_s: float | None = None) -> None:
+        """Ask for a total size of the cluster."""
+        self.head.request(owner, [_amounts(one) for one in bundles], ttl_s)
+
+    # looking
+
+    def machines(self) -> list[SimMachine]:
+        """Return what exists in the cloud and costs."""
+        return self.cloud.existing(self.uid)
+
+    @property
+    def waiting(self) -> int:
+        return self.head.waiting
+
+    def events(self, *kinds: Kind) -> list[Event]:
+        """Return the events of these kinds, oldest first."""
+        return [event for event in self.log.events if event.kind in kinds]
+
+    @property
+    def story(self) -> str:
+        """What happened, a line per event; the newest 400."""
+        lines = [
+            f"{event.at_s - _WALL_START_S:9.2f}  {event.kind:20} "
+            + " ".join(f"{name}={value}" for name, value in event.fields.items())
+            for event in list(self.log.events)[-400:]
+        ]
+        return f"seed {self.seed}, {self.kills} kills\n" + "\n".join(lines)
+
+    # the machines
+
+    def _machine_runs(self, machine: SimMachine) -> None:
+        if machine.request.cluster_uid == self.uid and machine.request.role == "worker":
+            self._later(self.chance.uniform(0.5, 2.0), self._try_join, machine)
+
+    def _try_join(self, machine: SimMachine) -> None:
+        name = machine.instance_id
+        if not machine.is_running:
+            return
+        is_cut = name in self._cut
+        if is_cut or not self.head.join(name, machine.request.node_type, machine.resources):
+            if machine.deleted_s is None and self.clock.monotonic_s() - machine.created_s > LEASE_S and not is_cut:
+                self.cloud.release(machine.name)  # its boot timer: nobody let it in
+                return
+            self._later(REJOIN_S, self._try_join, machine)
+
+    def _machine_ended(self, machine: SimMachine) -> None:
+        node = self.head.nodes.get(machine.instance_id)
+        if node is not None:
+            self.head.lose(machine.instance_id)
+
+    def cut(self, instance_id: str, for_s: float) -> None:
+        """Cut a node's network; its guard ends the machine when the lease runs out."""
+        self._cut.add(instance_id)
+        self.head.lose(instance_id)
+        machine = next((one for one in self.machines() if one.instance_id == instance_id), None)
+        if machine is not None and for_s > LEASE_S:
+            self._later(LEASE_S, self.cloud.release, machine.name)
+        self._later(for_s, self._heal, instance_id)
+
+    def _heal(self, instance_id: str) -> None:
+        self._cut.discard(instance_id)
+        machine = next((one for one in self.machines() if one.instance_id == instance_id), None)
+        if machine is not None and machine.is_running and not self.head.back(instance_id):
+            self._try_join(machine)
+
+    # dying
+
+    def _boundary(self, name: str) -> None:
+        """Every commit and call passes here; dying here is kill -9."""
+        self.boundaries += 1
+        if self._is_dying:
+            raise Crashed(name)
+        if self.ledger is not None:
+            self.peak_micro = max(self.peak_micro, self.ledger.committed_micro)
+        if self.crashes and self._crash_chance.random() < self.crashes:
+            self._is_dying = True
+            self.log.record(Kind.PROCESS_DIED, process="autoscaler", at=name)
+            asyncio.get_running_loop().call_soon(self._bury)
+            raise Crashed(name)
+
+    def _bury(self) -> None:
+        self._burial = asyncio.ensure_future(self.kill(self._crash_chance.uniform(0.5, 5.0)))
+
+    def _autoscaler_ended(self, task: asyncio.Task[str]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self.log.record(Kind.ALARM, what="autoscaler ended", why=f"{type(error).__name__}: {error}")
+
+    def _later(self, delay_s: float, deed: Callable[..., object], *args: object) -> None:
+        asyncio.get_running_loop().call_later(delay_s, deed, *args)
+
+
+class SimBoot:
+    """`Boot` for the simulated cloud."""
+
+    def __init__(self, uid: str) -> None:
+        self._uid = uid
+
+    def render(
+        self,
+        node_type: NodeType,
+        offer: OfferKey,
+        *,
+        token: str,
+        instance_ids: Sequence[str],
+        attempt: int,
+        epoch: int,
+        join_secret: str,
+    ) -> bytes:
+        """Return the request of one attempt."""
+        return render(
+            Ticket(
+                cluster_uid=self._uid,
+                cluster_name="world",
+                epoch=epoch,
+                token=token,
+                instance_ids=tuple(instance_ids),
+                node_type=node_type.name,
+                attempt=attempt,
+                head_address="sim",
+                join_secret=join_secret,
+            )
+        )
+
+
+_WALL_START_S = 1_767_225_600.0
+_SHORT = {"cpu": "CPU", "gpu": "GPU"}
+
+
+def _amounts(shape: Mapping[str, float]) -> dict[str, int]:
+    return amounts({_SHORT.get(name, name): quantity for name, quantity in shape.items()})
+
+
+def _new_disk() -> sqlite3.Connection:
+    return sqlite3.connect(":memory:", isolation_level=None)
