@@ -10,10 +10,10 @@ room or the disk come through callbacks. A process is named by its id (bytes), a
     store = NodeStore(place.path, limit_bytes, clock, disk=disk, spill_directory=spill_place.path,
                       reclaim=ask_everybody_for_spares)
     store.warm()                           # memory for the first puts, in the background
-    store.lease(process, size, answer)     # answer(Segment | ObjectStoreFullError)
+    store.lease(process, size, answer)     # answer(Segment | NoRoom)
     store.lease_now(process, size)         # Segment | None: for filling a process's stock along with a reply
     store.seal(process, object_id, segment_id, size, owner=..., is_primary=True)
-    store.pin(process, object_id, answer)  # answer(Located | ObjectLostError | ObjectStoreFullError)
+    store.pin(process, object_id, answer)  # answer(Located | ObjectAbsent | NoRoom)
     store.unpin(process, object_ids)       # what Reader.drain() returned there
     store.free(object_ids)                 # the owner says so
     store.give_back(process, segment_id)   # Writer.spare()
@@ -43,8 +43,9 @@ A **reader** attaches without copying; arrays are read-only and pin the object u
 
 from shoal.runtime.store.errors import (
     BadLayout,
-    ObjectLostError,
+    ObjectAbsent,
     ObjectStoreFullError,
+    OutOfDiskError,
     StoreError,
     TransferError,
 )
@@ -77,8 +78,9 @@ __all__ = [
     "BadLayout",
     "Dumped",
     "Located",
-    "ObjectLostError",
+    "ObjectAbsent",
     "ObjectStoreFullError",
+    "OutOfDiskError",
     "Reader",
     "Sealed",
     "Segment",

@@ -1,21 +1,21 @@
-"""What can go wrong in the object store, as the user's code sees it."""
+"""What can go wrong in the object store. Errors that user code sees have the API's own names (`shoal.exceptions`)."""
 
 from __future__ import annotations
 
+from shoal.exceptions import ObjectStoreFullError, OutOfDiskError
 from shoal.foundation.amounts import bytes_shown
 from shoal.foundation.errors import ShoalError
 
+NoRoom = ObjectStoreFullError | OutOfDiskError
+"""No memory although we waited, because what is left is in use; or because the disk for spilling is full."""
+
 
 class StoreError(ShoalError):
-    """The root of the object store's errors."""
+    """The root of what the store tells the runtime, which turns it into an error of the API."""
 
 
-class ObjectStoreFullError(StoreError):
-    """No room for an object, although we waited: everything left is in use, or the disk for spilling is full."""
-
-
-class ObjectLostError(StoreError):
-    """The node holds no usable copy of an object: never sealed here, removed, or its spill file is damaged."""
+class ObjectAbsent(StoreError):
+    """The node holds no usable copy of an object: never sealed here, freed, or its spill file is damaged."""
 
 
 class TransferError(StoreError):
@@ -30,10 +30,30 @@ def store_full(
     *, wanted_bytes: int, limit_bytes: int, used_bytes: int, pinned_bytes: int, waited_s: float, why: str = ""
 ) -> ObjectStoreFullError:
     """Return the error that tells sizes, limits and what to do."""
-    cause = f"; {why}" if why else ""
+    cause = f" ({why})" if why else ""
     return ObjectStoreFullError(
-        f"object store: no room for {bytes_shown(wanted_bytes)} after {waited_s:.0f} s: {bytes_shown(used_bytes)} of "
-        f"{bytes_shown(limit_bytes)} in use, {bytes_shown(pinned_bytes)} pinned by readers{cause}\n"
-        "hint: drop references you no longer need (`shoal memory` lists them), pass a larger `object_store_memory`, "
-        "or give spilling a larger disk"
+        f"object store: no room for {bytes_shown(wanted_bytes)} after {waited_s:.0f} s{cause}: "
+        f"{bytes_shown(used_bytes)} of {bytes_shown(limit_bytes)} in use, {bytes_shown(pinned_bytes)} pinned by "
+        "readers; drop references you no longer need, or start with a larger `object_store_memory`"
     )
+
+
+def no_memory(wanted_bytes: int, directory: object) -> ObjectStoreFullError:
+    """Return the error for a file system that is full although our own limit is not reached."""
+    return ObjectStoreFullError(
+        f"object store: no memory left for {bytes_shown(wanted_bytes)} in `{directory}`: its file system is smaller "
+        "than `object_store_memory`, or others use it, too; give it more room or lower the limit"
+    )
+
+
+__all__ = [
+    "BadLayout",
+    "NoRoom",
+    "ObjectAbsent",
+    "ObjectStoreFullError",
+    "OutOfDiskError",
+    "StoreError",
+    "TransferError",
+    "no_memory",
+    "store_full",
+]

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from shoal.foundation.amounts import bytes_shown
 from shoal.foundation.ids import OBJECT_ID_BYTES
-from shoal.runtime.store.errors import ObjectLostError, ObjectStoreFullError
+from shoal.runtime.store.errors import ObjectAbsent, OutOfDiskError, no_memory
 
 MAGIC = b"SHSPILL1"
 _HEADER = struct.Struct(f"<8s{OBJECT_ID_BYTES}sQI")
@@ -91,7 +91,7 @@ def write(source: Path, offset: int, size: int, target: Path, object_id: bytes) 
     """Write `size` bytes of a segment file at `offset` as the spill file `target` (mode 0600).
 
     Raises:
-        ObjectStoreFullError: the disk is full, or would be nearly.
+        OutOfDiskError: the disk is full, or would be nearly.
         OSError: it cannot be written.
     """
     room = os.statvfs(target.parent)
@@ -126,20 +126,20 @@ def restore(source: Path, target: Path, offset: int, size: int, object_id: bytes
     """Write a spilled object back into a segment file at `offset`.
 
     Raises:
-        ObjectLostError: the spill file is gone, short, damaged or another object's.
+        ObjectAbsent: the spill file is gone, short, damaged or another object's.
         ObjectStoreFullError: no memory behind the segment file.
     """
     try:
         spilled = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise ObjectLostError(f"spill file `{source}`: {error.strerror}") from error
+        raise ObjectAbsent(f"spill file `{source}`: {error.strerror}") from error
     try:
         header = os.read(spilled, HEADER_BYTES)
         if len(header) < HEADER_BYTES or _SUM.unpack(header[_HEADER.size :])[0] != zlib.crc32(header[: _HEADER.size]):
-            raise ObjectLostError(f"spill file `{source}`: damaged header")
+            raise ObjectAbsent(f"spill file `{source}`: damaged header")
         magic, found_id, found_size, checksum = _HEADER.unpack_from(header)
         if magic != MAGIC or found_id != object_id or found_size != size:
-            raise ObjectLostError(f"spill file `{source}`: holds another object")
+            raise ObjectAbsent(f"spill file `{source}`: holds another object")
         output = os.open(target, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             os.lseek(output, offset, os.SEEK_SET)
@@ -147,14 +147,12 @@ def restore(source: Path, target: Path, offset: int, size: int, object_id: bytes
         finally:
             os.close(output)
         if found != checksum:
-            raise ObjectLostError(f"spill file `{source}`: damaged contents")
+            raise ObjectAbsent(f"spill file `{source}`: damaged contents")
     except EOFError as error:
-        raise ObjectLostError(f"spill file `{source}`: shorter than its {bytes_shown(size)}") from error
+        raise ObjectAbsent(f"spill file `{source}`: shorter than its {bytes_shown(size)}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
-            raise ObjectStoreFullError(
-                f"object store: no memory left in `{target.parent}` to restore {bytes_shown(size)}"
-            ) from error
+            raise no_memory(size, target.parent) from error
         raise
     finally:
         os.close(spilled)
@@ -176,9 +174,8 @@ def _copied(source: int, target: int, size: int) -> int:
     return checksum
 
 
-def _disk_full(directory: Path, size: int, free: int) -> ObjectStoreFullError:
-    return ObjectStoreFullError(
-        f"object store: cannot spill {bytes_shown(size)} to `{directory}`: {bytes_shown(free)} free there, "
-        f"of which {DISK_FREE_LEAST:.0%} of the disk stay free\n"
-        "hint: make room on that disk or spill to another one"
+def _disk_full(directory: Path, size: int, free: int) -> OutOfDiskError:
+    return OutOfDiskError(
+        f"object store: cannot spill {bytes_shown(size)} to `{directory}`: {bytes_shown(free)} free there, and "
+        f"{DISK_FREE_LEAST:.0%} of the disk stay free"
     )

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.foundation.amounts import bytes_shown
-from shoal.runtime.store.errors import ObjectStoreFullError
+from shoal.runtime.store.errors import no_memory
 from shoal.runtime.store.memory import Mapping, copy_in
 from shoal.runtime.store.segments import Segment
 from shoal.runtime.store.values import Dumped
@@ -135,11 +134,7 @@ class Writer:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
                 raise
-            raise ObjectStoreFullError(
-                f"object store: no memory left for {bytes_shown(end)} in `{self._directory}`\n"
-                "hint: the file system of the object store is smaller than `object_store_memory`, or others use it: "
-                "give it more room or lower the limit"
-            ) from error
+            raise no_memory(end, self._directory) from error
         finally:
             os.close(descriptor)
 
