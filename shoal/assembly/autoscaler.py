@@ -23,12 +23,11 @@ CONFIG_EVERY_S = 0.5
 
 async def run_autoscaler(path: Path) -> None:
     """Run the autoscaler until it is told to end, or a newer one is in charge."""
-    from shoal.transport.control import GrpcHead
-
     from shoal.autoscaler.act.ledger import Ledger
     from shoal.autoscaler.act.loop import Autoscaler
     from shoal.autoscaler.decide.planner import improve
     from shoal.config.load import load
+    from shoal.transport.control import GrpcHead
 
     spec = read(path, AutoscalerSpec)
     clock = SystemClock()
@@ -74,7 +73,6 @@ async def run_autoscaler(path: Path) -> None:
 async def _follow_config(path: Path, autoscaler: object, boot: TicketBoot, events: FileLog) -> None:
     """Take over a changed YAML; a broken one is reported and the old one stays."""
     from shoal.config.difference import difference
-
     from shoal.config.load import load
 
     held = load(path)

@@ -94,8 +94,8 @@ def start(wanted: Wanted, *, say: Callable[[str], None] = lambda text: None) -> 
 def end(name: str, release_all: Callable[[Identity, Path, Path], None]) -> bool:
     """End a cluster and everything of it; return whether there was anything to end.
 
-    `release_all(identity, state, runtime)` gives back every machine by tag, with or without head and ledger; it is called
-    after the head machine's processes are gone, so that nothing buys any more.
+    `release_all(identity, state, runtime)` gives back every machine by tag, with or without head and ledger; it is
+    called after the head machine's processes are gone, so that nothing buys any more.
 
     Raises:
         Held: somebody else is starting or ending it right now.

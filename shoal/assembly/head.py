@@ -6,6 +6,7 @@ import asyncio
 import signal
 from pathlib import Path
 
+import shoal
 from shoal.assembly.specs import HeadSpec, read
 from shoal.foundation.clock import SystemClock
 from shoal.foundation.eventlog import FileLog
@@ -14,8 +15,9 @@ from shoal.transport import address, discovery
 
 async def run_head(path: Path) -> None:
     """Run the head until it is told to end."""
+    from shoal.runtime.head.core.events import HeadSettings
     from shoal.runtime.head.journal import SqliteJournal
-    from shoal.runtime.head.server import HeadServer, HeadSettings
+    from shoal.runtime.head.server import HeadServer
 
     spec = read(path, HeadSpec)
     clock = SystemClock()
@@ -26,12 +28,13 @@ async def run_head(path: Path) -> None:
         SqliteJournal(Path(spec.journal)),
         FileLog(Path(spec.events), clock),
         HeadSettings(
-            uid=spec.uid,
+            cluster_uid=spec.uid,
             cluster_name=spec.cluster_name,
             epoch=spec.epoch,
             node_dead_s=spec.node_dead_s,
             fence_s=spec.fence_s,
             request_ttl_s=spec.request_ttl_s,
+            version=shoal.__version__,
         ),
     )
     ended = asyncio.Event()
@@ -40,6 +43,9 @@ async def run_head(path: Path) -> None:
         loop.add_signal_handler(number, ended.set)
     await head.start([address.parse(text) for text in spec.frames], address.parse(spec.grpc))
     try:
-        await ended.wait()
+        waits = [asyncio.create_task(one.wait()) for one in (ended, head.is_down)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
     finally:
         await head.stop()

@@ -48,6 +48,7 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True):
     is_head: bool
     listen: list[str] = []
     object_store_bytes: int = 0
+    fence_s: float = 25.0
 
 
 class AutoscalerSpec(msgspec.Struct, frozen=True, kw_only=True):

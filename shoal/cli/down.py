@@ -1,0 +1,50 @@
+"""`shoal down`: the end of a cluster, and proof that nothing is left."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shoal.cli.output import say
+
+
+@click.command()
+@click.argument("cluster", required=False)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-n", "--cluster-name", help="The cluster's name, instead of CLUSTER.")
+@click.option("--dry-run", is_flag=True, help="Say what would end, and change nothing.")
+def down(cluster: str | None, yes: bool, cluster_name: str | None, dry_run: bool) -> None:
+    """End CLUSTER (a YAML file or a name): its machines, processes, sockets and files.
+
+    Works from any state: head or autoscaler dead, ledger lost, another `down` interrupted. Exits with 0 when nothing is
+    left, also if there was nothing; 1 if something could not be released.
+    """
+    from shoal.assembly import cluster as assembly
+    from shoal.assembly.release import release_everything
+    from shoal.cli.which import name_in
+    from shoal.transport import discovery
+
+    began_s = time.monotonic()
+    name = name_in(cluster, cluster_name)
+    if dry_run:
+        live = discovery.find(name)
+        click.echo(f"would end cluster `{name}` (pid {live.pid})" if live else f"cluster `{name}` is not up here")
+        return
+    if not yes:
+        click.confirm(f"end cluster `{name}`?", abort=True, err=True)
+    left: list[str] = []
+
+    def release(identity: Any, state: Path, runtime: Path) -> None:
+        left.extend(release_everything(identity, state, runtime, say))
+
+    if not assembly.end(name, release):
+        click.echo(f"cluster `{name}` is not up here; nothing to end")
+        return
+    if left:
+        for one in left:
+            say(f"left: {one}")
+        raise SystemExit(1)
+    click.echo(f"cluster `{name}` is down, nothing left ({time.monotonic() - began_s:.1f} s)")
