@@ -44,22 +44,24 @@ REMOVED = {
 """Keys that Ray itself rejects today and that stand in many old files."""
 
 
-def complaints(error: ValidationError, tree: Tree) -> Iterator[tuple[Path, Diagnostic]]:
-    """Yield each finding of `error` with the path it is about. Values that were refused before are left out."""
+def complaints(error: ValidationError, data: Any, tree: Tree) -> Iterator[tuple[Path, Diagnostic]]:
+    """Yield each finding of `error` about `data` with its path. Values that were refused before are left out."""
     for found in error.errors(include_url=False):
-        path = _in_file(found["loc"], tree.data)
+        path = _in_file(found["loc"], data)
         if tree.is_broken(path):
             continue
-        yield path, _diagnostic(found["type"], path, found["input"], found.get("ctx") or {}, tree)
+        # Pydantic shows durations and sizes as already converted; people are shown what they wrote.
+        value = _at(path, data, found["input"])
+        yield path, _diagnostic(found["type"], path, value, found.get("ctx") or {}, data, tree)
 
 
-def _diagnostic(kind: str, path: Path, value: Any, context: Mapping[str, Any], tree: Tree) -> Diagnostic:
+def _diagnostic(kind: str, path: Path, value: Any, context: Mapping[str, Any], data: Any, tree: Tree) -> Diagnostic:
     got, hint, of_key = shown(value), "", False
     match kind:
         case "extra_forbidden":
             name = str(path[-1])
             wanted, got, of_key = "a known key", f"`{printable(name)}`", True
-            hint = _unknown_key_hint(path[:-1], name, tree)
+            hint = _unknown_key_hint(path[:-1], name, data)
         case "missing":
             wanted, got, of_key = f"the key `{path[-1]}`", "nothing", True
         case "union_tag_not_found":
@@ -141,10 +143,19 @@ def _in_file(loc: tuple[int | str, ...], data: Any) -> Path:
     return tuple(path)
 
 
-def _unknown_key_hint(parent: Path, name: str, tree: Tree) -> str:
+def _at(path: Path, data: Any, otherwise: Any) -> Any:
+    for part in path:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return otherwise
+    return data
+
+
+def _unknown_key_hint(parent: Path, name: str, data: Any) -> str:
     if name in REMOVED:
         return REMOVED[name]
-    section = section_at(parent, tree.data)
+    section = section_at(parent, data)
     known = sorted(section.model_fields) if section else []
     if meant := nearest(name, known):
         return f"did you mean `{meant}`?"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from enum import StrEnum
 
@@ -14,6 +15,9 @@ Path = tuple[str | int, ...]
 """Where a value stands in the file: keys and list indexes from the top."""
 
 _SHOWN_MOST = 60
+_LINES_MOST = 100
+_LOOKS_OTHERWISE = re.compile(r"[-+]?[0-9.]+|true|false|null|yes|no|on|off", re.IGNORECASE)
+"""Texts that would be no texts without their quotes, so the quotes are shown."""
 
 
 class Level(StrEnum):
@@ -44,11 +48,14 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigErrors(BadInput):
-    """A config file that cannot be used. Prints every finding; `diagnostics` has them in the file's order."""
+    """A config file that cannot be used. Prints the first 100 findings; `diagnostics` has all, in the file's order."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         self.diagnostics = in_order(diagnostics)
-        super().__init__("\n".join(map(str, self.diagnostics)))
+        lines = [str(found) for found in self.diagnostics[:_LINES_MOST]]
+        if len(self.diagnostics) > _LINES_MOST:
+            lines.append(f"... and {len(self.diagnostics) - _LINES_MOST} more")
+        super().__init__("\n".join(lines))
 
     @property
     def errors(self) -> tuple[Diagnostic, ...]:
@@ -105,6 +112,8 @@ def shown(value: object) -> str:
         case int() if abs(value) >= 10**_SHOWN_MOST:
             # Not str(): Python refuses to print integers of more than 4300 digits.
             return "a number of more than 60 digits"
+        case str() if _LOOKS_OTHERWISE.fullmatch(value):
+            return f'`"{printable(value)}"`'
         case _:
             return f"`{printable(str(value))}`"
 
@@ -126,5 +135,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
     plain = word[:200].lower().replace("-", "_")
     if plain in by_lower:
         return by_lower[plain]
-    found = difflib.get_close_matches(plain, by_lower, 1, 0.7)
+    found = difflib.get_close_matches(plain, by_lower, 1, 0.6)
     return by_lower[found[0]] if found else ""

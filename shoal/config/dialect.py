@@ -88,6 +88,18 @@ def _provider(holder: dict[str, Any], path: Path, tree: Tree, findings: Findings
         )
         provider["type"] = "ssh"
     if provider["type"] == "ssh":
+        if "coordinator_address" in provider:
+            findings.error(
+                (*path, "coordinator_address"),
+                "`head_ip` and `worker_ips`",
+                "a coordinator",
+                "Ray's coordinator has no authentication; list the hosts here",
+                at_key=True,
+            )
+            # With its hosts listed the file would also have node types; do not ask for them now.
+            tree.broken |= {path, ("available_node_types",)}
+            del holder["provider"]
+            return
         _ignore(provider, path, ("list_of_node_ips",), "`ssh`", findings)
 
 

@@ -143,6 +143,8 @@ def _value(field: FieldInfo) -> str:
         return "bytes"
     if unit == "s" and "number" in words:
         return "duration"
+    if unit == "fraction":
+        return "fraction"
     return f"{words}, {unit}" if unit else words
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from shoal.config.diagnostics import Path
 from shoal.config.findings import Findings
-from shoal.config.providers import REMOTE, Aws, Common, Gcp, Kubernetes, SecurityGroup, Ssh
+from shoal.config.providers import REMOTE, Aws, Common, Gcp, Kubernetes, SecurityGroup
 from shoal.config.schema import Cluster
 
 LAUNCHABLE = frozenset({"local", "sim"})
@@ -98,6 +98,7 @@ def _set_up(cluster: Cluster, findings: Findings) -> None:
                     "nothing to set up on this machine",
                     f"`{name}`",
                     "ignored: nodes are processes here and use what is installed",
+                    reads=[("provider",)],
                     at_key=True,
                 )
     for type_name, kind in cluster.available_node_types.items():
@@ -110,6 +111,7 @@ def _set_up(cluster: Cluster, findings: Findings) -> None:
                     "nothing to set up on this machine",
                     f"`{name}`",
                     "ignored: nodes are processes here and use what is installed",
+                    reads=[("provider",)],
                     at_key=True,
                 )
 
@@ -147,14 +149,6 @@ def _provider(path: Path, provider: Common, findings: Findings) -> None:
         case Gcp(gcp_credentials=credentials) if credentials is not None:
             _secret(
                 (*path, "gcp_credentials"), "`gcloud auth application-default login`, or a service account", findings
-            )
-        case Ssh(coordinator_address=address) if address is not None:
-            findings.error(
-                (*path, "coordinator_address"),
-                "`head_ip` and `worker_ips`",
-                "a coordinator",
-                "Ray's coordinator has no authentication; list the hosts here",
-                at_key=True,
             )
         case Kubernetes():
             for name in ("autoscaler_service_account", "autoscaler_role", "autoscaler_role_binding"):

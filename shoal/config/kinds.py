@@ -94,7 +94,8 @@ def _as_list(value: object) -> object:
 
 def _label(value: object) -> str:
     if not isinstance(value, str):
-        raise expected("a text", f'write "{value}" in quotes' if isinstance(value, int | float) else "")
+        written = str(value).lower() if isinstance(value, bool) else str(value)
+        raise expected("a text", f'write "{written}" in quotes' if isinstance(value, int | float) else "")
     if len(value) > 63 or not LABEL_VALUE.fullmatch(value):
         raise expected("at most 63 letters, digits, `-`, `_`, `.` or `/`, a letter or digit first and last")
     return value

@@ -85,11 +85,30 @@ def _validated(tree: Tree, findings: Findings) -> Cluster | None:
         try:
             return Cluster.model_validate(data)
         except ValidationError as error:
-            for path, found in complaints(error, tree):
+            fresh = list(complaints(error, data, tree))
+            for path, found in fresh:
                 findings.all.append(found)
                 tree.broken.add(path)
                 _leave_out(data, path)
+            if not fresh:
+                _stand_in(error, data, tree)
     return None
+
+
+def _stand_in(error: ValidationError, data: dict[str, Any], tree: Tree) -> None:
+    """Put something valid where a wrong value cannot just be left out; nothing will be said about it."""
+    for loc in {found["loc"][:2] for found in error.errors(include_url=False)}:
+        path: Place = loc[:1]
+        if path == ("cluster_name",):
+            data["cluster_name"] = "unknown"
+        elif path == ("provider",):
+            data["provider"] = {"type": "local"}
+        elif path == ("available_node_types",) and len(loc) > 1:
+            path = loc
+            _leave_out(data, path)
+        else:
+            _leave_out(data, path)
+        tree.broken.add(path)
 
 
 def _leave_out(data: Any, path: Place) -> None:

@@ -150,6 +150,8 @@ def machine_need(text: str) -> MachineNeed:
         elif name in _NAMES:
             if (counted := _COUNTED.fullmatch(value)) and _NAMES[name] == "GPU":
                 accelerator, value = counted[2].strip(), counted[1]
+                if int(value) == 0:
+                    raise ValueError("at least one GPU, as in `gpu: 1 x L4`")
             amount = _needed(_NAMES[name], value)
             if sign in (">=", ":", "=", "=="):
                 at_least[_NAMES[name]] = amount

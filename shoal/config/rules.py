@@ -160,7 +160,11 @@ def _networks(cluster: Cluster, findings: Findings) -> None:
         path: Path = (TYPES, name, "provider")
         if "sim" in (first, other):
             findings.error(
-                path, f"`{first}` as for the cluster", f"`{other}`", "simulated machines cannot join real ones"
+                path,
+                f"`{first}` as for the cluster",
+                f"`{other}`",
+                "simulated machines cannot join real ones",
+                reads=[("provider",)],
             )
         elif not cluster.network.joined:
             findings.error(
@@ -168,7 +172,7 @@ def _networks(cluster: Cluster, findings: Findings) -> None:
                 "networks that are joined",
                 f"`{other}` beside `{first}`",
                 "join them (VPN or peering) and write `network: {joined: true}`",
-                reads=[("network",)],
+                reads=[("network",), ("provider",)],
             )
     for place, network in enumerate(cluster.security.ssh_from):
         path = ("security", "ssh_from", place)

@@ -37,6 +37,24 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _CLOCK = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _DIGITS_MAX = 40
 
+_CONTEXTS = {
+    "while parsing a block mapping": "mapping",
+    "while parsing a block collection": "list",
+    "while parsing a flow mapping": "mapping `{`",
+    "while parsing a flow sequence": "list `[`",
+    "while parsing a flow node": "list or mapping",
+    "while parsing a block node": "value",
+    "while scanning a simple key": "key",
+}
+"""The parser's own words for what it was in the middle of."""
+_WORDS = {
+    "key": "a key, indented like the others",
+    "`-` indicator": "`-`, indented like the others",
+    "node content": "a value",
+    "<document start>": "the end of the document",
+}
+"""The parser's own words for what it wanted."""
+
 
 class Place(msgspec.Struct, frozen=True):
     """A line and a column, both from 1."""
@@ -212,21 +230,28 @@ def _syntax(tree: Tree, text: str, place: Place, error: yaml.MarkedYAMLError) ->
             "a second `:`",
             'a text with `: ` in it needs quotes, as in "gpu: 1 x L4"',
         )
+    if "alphabetic or numeric" in problem and place.column > 1:
+        # The name after `*`, `&` or `!` is what the parser misses; people miss the quotes.
+        place = Place(place.line, place.column - 1)
     letter = line[place.column - 1 : place.column]
-    if "cannot start any token" in problem:
-        hint = f"a text that starts with `{letter}` needs quotes" if letter else ""
-        return _stop(tree, place, "a key or a value", shown(letter) if letter else "something else", hint)
+    if letter in ("@", "`", "%", "*", "&", "!") and ("cannot start" in problem or "alphabetic" in problem):
+        return _stop(tree, place, "a key or a value", _raw(letter), f"a text that starts with `{letter}` needs quotes")
     if "unexpected end of stream" in problem and error.context_mark:
         begun = Place(error.context_mark.line + 1, error.context_mark.column + 1)
         return _stop(tree, begun, "a closing quote", "the end of the file")
+    got = _raw(line.strip()) if line.strip() else "the end of the file"
+    hint = ""
+    if error.context_mark and (what := _CONTEXTS.get(error.context or "")):
+        hint = f"in the {what} that starts in line {error.context_mark.line + 1}"
     wanted = problem.removeprefix("did not find expected ").replace("'", "`")
-    if wanted != problem:
-        got = shown(line.strip()) if line.strip() else "the end of the file"
-        hint = ""
-        if context := error.context_mark:
-            hint = f"{error.context} that starts in line {context.line + 1}; is the indentation right?"
-        return _stop(tree, place, wanted.replace("<document start>", "the end of the document"), got, hint)
-    return _stop(tree, place, "YAML", f"{problem} in {shown(line.strip())}")
+    if wanted == problem:
+        return _stop(tree, place, "YAML", f"{problem} in {got}", hint)
+    return _stop(tree, place, _WORDS.get(wanted, wanted), got, hint)
+
+
+def _raw(text: str) -> str:
+    """Return what stands in the file, as it stands there."""
+    return f"`{printable(text)}`"
 
 
 class _Reader:
@@ -331,9 +356,9 @@ class _Reader:
         if found := _SWITCH.fullmatch(text):
             word = "true" if found[1] else "false"
             hint = f'write `{word}`, or "{text}" in quotes if it is a text'
-            return self._refuse(node.place, path, "`true`, `false` or a text in quotes", shown(text), hint)
+            return self._refuse(node.place, path, "`true`, `false` or a text in quotes", _raw(text), hint)
         if len(text) > _DIGITS_MAX and (_INT.fullmatch(text) or _OTHER_BASE.fullmatch(text) or _FLOAT.fullmatch(text)):
-            return self._refuse(node.place, path, f"a number of at most {_DIGITS_MAX} digits", shown(text))
+            return self._refuse(node.place, path, f"a number of at most {_DIGITS_MAX} digits", _raw(text))
         if _INT.fullmatch(text):
             return int(text.replace("_", ""))
         if _OTHER_BASE.fullmatch(text):
@@ -341,24 +366,24 @@ class _Reader:
         if _OCTAL.fullmatch(text):
             octal = int(text.replace("_", ""), 8)
             hint = f'YAML reads it as octal {octal}; write "{text}" in quotes, or the number without leading zeros'
-            return self._refuse(node.place, path, "a number or a text in quotes", shown(text), hint)
+            return self._refuse(node.place, path, "a number or a text in quotes", _raw(text), hint)
         if _FLOAT.fullmatch(text):
             number = float(text.replace("_", ""))
             if abs(number) == float("inf"):
-                return self._refuse(node.place, path, "a finite number", shown(text))
+                return self._refuse(node.place, path, "a finite number", _raw(text))
             return number
         if _NOT_FINITE.fullmatch(text):
-            return self._refuse(node.place, path, "a finite number", shown(text), "leave the key out for no limit")
+            return self._refuse(node.place, path, "a finite number", _raw(text), "leave the key out for no limit")
         if _CLOCK.fullmatch(text):
             hint = f'YAML reads it in base 60; write "{printable(text)}" in quotes, or a duration such as `22m30s`'
-            return self._refuse(node.place, path, "a number or a text in quotes", shown(text), hint)
+            return self._refuse(node.place, path, "a number or a text in quotes", _raw(text), hint)
         return text
 
     def _check_tag(self, node: _Node, path: Path, allowed: tuple[str, ...]) -> bool:
         if not node.tag or node.tag == "!" or node.tag.removeprefix(_TAG) in allowed:
             return True
         tag = node.tag.replace(_TAG, "!!")
-        self._refuse(node.place, path, "plain values", f"the tag {shown(tag)}", "leave the tag out; quotes make a text")
+        self._refuse(node.place, path, "plain values", f"the tag {_raw(tag)}", "leave the tag out; quotes make a text")
         return False
 
     def _refuse(self, place: Place, path: Path, expected: str, got: str, hint: str = "") -> None:
