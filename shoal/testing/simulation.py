@@ -25,6 +25,7 @@ from shoal.foundation.clock import LoopClock
 from shoal.foundation.eventlog import Kind, MemoryLog
 from shoal.model.offer import Offer, OfferKey
 from shoal.model.policy import NodeType, Policy
+from shoal.providers.protocol import Traits
 from shoal.providers.sim.cloud import SimCloud, SimMachine
 from shoal.providers.sim.faults import CALM, Faults, SimOffer
 from shoal.providers.sim.provider import SimProvider
@@ -48,7 +49,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     faults: Faults = CALM
     boot_s: tuple[float, float] = (30.0, 90.0)
     report_every_s: float = 1.0
-    usage_every_s: float = 5.0
+    usage_every_s: float = 10.0
+    listing_lag_s: float = 30.0
     until_s: float | None = None
     """When to stop; None: when everything is done and every idle machine is gone."""
 
@@ -222,6 +224,15 @@ class _Running:
             offers=(),
             faults=self._setting.faults,
             boot_s=self._setting.boot_s,
+            traits=Traits(
+                name=name,
+                listing_lag_s=self._setting.listing_lag_s,
+                call_limit_s=30.0,
+                boot_typical_s=sum(self._setting.boot_s) / 2,
+                batch_max=100,
+                self_end="terminate",
+                notices=True,
+            ),
         )
         cloud.offers = {
             offer.key: SimOffer(
