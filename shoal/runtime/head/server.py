@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import importlib
 import os
 import ssl
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,8 @@ class HeadServer:
         event_log: EventLog,
         settings: HeadSettings,
     ) -> None:
-        self._clock, self._credential, self._ssl = clock, credential, ssl_context
+        self._clock, self._ssl = clock, ssl_context
+        self.credential = credential
         self._journal, self._event_log = journal, event_log
         wall_at_zero_s = clock.wall_s() - clock.monotonic_s()
         self.settings = msgspec.structs.replace(
@@ -105,7 +107,7 @@ class HeadServer:
         self.core.events_seen = self._event_rows
         self._journal.start(self._committed, self._full)
         self._turn(Tick(self._clock.monotonic_s()))
-        authenticator = _AgentsOnly(self._credential)
+        authenticator = _AgentsOnly(self.credential)
         for address in (frames,) if isinstance(frames, Address) else frames:
             listener = Listener(self._ssl, authenticator, self._serve, type=TO_HEAD)
             try:
@@ -141,18 +143,16 @@ class HeadServer:
             future.cancel()
         await asyncio.get_running_loop().run_in_executor(None, self._journal.close)
 
-    async def start_control(self, address: Address) -> Address:
-        """Start the control API there and return its real address."""
+    async def start_control(self, address: Address, server_credentials: Any = None) -> Address:
+        """Start the control API there and return its real address; `server_credentials` (gRPC's) encrypts it."""
 
         # Imported in a thread: grpc takes a third of a second that agents on this loop should not feel.
-        def load() -> Any:
-            from shoal.runtime.head import control
-
-            return control
-
-        control = await asyncio.get_running_loop().run_in_executor(None, load)
-        self._control = control.ControlServer(self, self._credential)
-        return await self._control.start(address)
+        control = await asyncio.get_running_loop().run_in_executor(
+            None, importlib.import_module, "shoal.runtime.head.control"
+        )
+        self._control = control.ControlServer(self, self.credential, server_credentials=server_credentials)
+        started: Address = await self._control.start(address)
+        return started
 
     @property
     def control_address(self) -> Address | None:
@@ -324,7 +324,7 @@ class HeadServer:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + SHUT_LIMIT_S
         while self._connections and loop.time() < end_s:
-            await asyncio.sleep(0.02)  # noqa: ASYNC110 - the connections' ends have no event of their own
+            await asyncio.sleep(0.02)
         self.is_down.set()
 
     def _spawn(self, work: Any) -> None:
