@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from shoal.config.diagnostics import Diagnostic, Path, nearest, path_shown, printable, shown
 from shoal.config.providers import KINDS
-from shoal.config.sections import KEYS, owners, section_at
+from shoal.config.sections import KEYS, field_at, owners, section_at
 from shoal.config.tree import Tree
 
 MEANT = {
@@ -26,6 +26,7 @@ MEANT = {
     "name": "cluster_name",
     "nodes": "available_node_types",
     "num_workers": "min_workers",
+    "pull": "pull_before_run",
     "price": "price_usd_per_h",
     "spot": "markets: [spot]",
     "ttl": "lifetime",
@@ -78,7 +79,8 @@ def _diagnostic(kind: str, path: Path, value: Any, context: Mapping[str, Any], d
         case _:
             wanted = _wanted(kind, context)
     if value is None and kind not in ("missing", "extra_forbidden") and not hint:
-        hint = "leave the key out for its default"
+        field = field_at(path, data)
+        hint = "" if field is None or field.is_required() else "leave the key out for its default"
     place = tree.place(path, of_key=of_key)
     return Diagnostic(
         file=tree.file,

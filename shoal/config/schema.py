@@ -92,10 +92,10 @@ class Resources(BaseModel):
     object_store_memory: Memory | None = key(None, says="Memory for objects.", ray=True, unit="bytes")
 
     def amounts(self) -> Amounts:
-        """Return the resources as exact amounts, zeros dropped."""
+        """Return the resources as exact amounts. Zeros are dropped, but for CPU: `{CPU: 0}` is no empty wish."""
         quantities = self.model_dump(exclude_none=True)
         exact = {name: resource_amount(name, quantities[name]) for name in sorted(quantities)}
-        return {name: amount for name, amount in exact.items() if amount}
+        return {name: amount for name, amount in exact.items() if amount or name == "CPU"}
 
 
 class Deadlines(Section):

@@ -325,22 +325,22 @@ class _Reader:
         self._tree.keys = {**self._tree.keys, **places[1]}
 
     def _key(self, key: _Node, path: Path) -> str | None:
+        here = (*path, printable(key.text) or "?")
         if key.pairs is not None or key.items is not None:
-            self._refuse(
-                key.place, path, "a name as key", "a mapping or list", "a text that starts with `{` or `[` needs quotes"
-            )
+            hint = "a text that starts with `{` or `[` needs quotes"
+            self._say(key.place, path, "a name as key", "a mapping or list", hint)
             return None
         before = len(self._tree.findings)
-        name = self._scalar(key, (*path, printable(key.text)), is_key=True)
+        name = self._scalar(key, here)
         if len(self._tree.findings) > before:
             return None
         if not isinstance(name, str):
             hint = f'write "{printable(key.text)}" in quotes' if key.text else "a line starts with `:`, or with `?`"
-            self._refuse(key.place, path, "a name (text) as key", shown(name), hint)
+            self._say(key.place, path, "a name (text) as key", shown(name), hint)
             return None
         return name
 
-    def _scalar(self, node: _Node, path: Path, *, is_key: bool = False) -> Any:
+    def _scalar(self, node: _Node, path: Path) -> Any:
         text = node.text
         if node.tag and node.tag != "!":
             if not self._check_tag(node, path, ("str", "int", "float", "bool", "null")):
