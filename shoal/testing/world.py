@@ -19,6 +19,7 @@ from shoal.foundation.chance import Chance
 from shoal.foundation.clock import LoopClock
 from shoal.foundation.eventlog import Event, Kind, MemoryLog
 from shoal.model.demand import Strategy
+from shoal.model.launch import Phase
 from shoal.model.offer import OfferKey
 from shoal.model.policy import NodeType, Policy
 from shoal.providers.protocol import Provider, Ticket
@@ -64,6 +65,7 @@ class World:
         self.head = SimHead(
             self.clock, self.chance.split("head"), self.log, cluster_uid=self.uid, report_every_s=report_every_s
         )
+        self.cloud.on_created = self._machine_created
         self.cloud.on_running = self._machine_runs
         self.cloud.on_ended = self._machine_ended
         self.disk = _new_disk()
@@ -77,8 +79,12 @@ class World:
         self._task: asyncio.Task[str] | None = None
         self._is_dying = False
         self._cut: set[str] = set()
-        self.peak_micro = 0
+        self.violations: list[str] = []
+        """What broke an invariant at the moment it happened."""
+        self.peak_usd_per_h = 0.0
         """The highest list price per hour of everything that existed."""
+        self.is_ledger_lost = False
+        self._names_created: dict[str, str] = {}
 
     # driving
 
@@ -174,6 +180,11 @@ class World:
         return self.cloud.existing(self.uid)
 
     @property
+    def is_running(self) -> bool:
+        """Whether the autoscaler's process lives."""
+        return self._task is not None and not self._task.done()
+
+    @property
     def waiting(self) -> int:
         return self.head.waiting
 
@@ -208,10 +219,37 @@ class World:
                 return
             self._later(REJOIN_S, self._try_join, machine)
 
+    def _machine_created(self, machine: SimMachine) -> None:
+        """Hold the cloud's truth against limits and budget at the moment that a machine begins to exist."""
+        if machine.request.cluster_uid != self.uid:
+            return
+        name, there = machine.instance_id, self.machines()
+        if name in self._names_created:
+            self.violations.append(f"{name} has two machines: {self._names_created[name]} and {machine.name}")
+        self._names_created[name] = machine.name
+        if len(there) > self.policy.max_workers:
+            self.violations.append(f"{len(there)} machines, max_workers is {self.policy.max_workers}")
+        for kind in self.policy.node_types:
+            count = sum(1 for one in there if one.request.node_type == kind.name)
+            if count > kind.max_workers:
+                self.violations.append(f"{count} machines of {kind.name}, max_workers is {kind.max_workers}")
+        rate = sum(one.price_usd_per_h for one in there)
+        self.peak_usd_per_h = max(self.peak_usd_per_h, rate)
+
     def _machine_ended(self, machine: SimMachine) -> None:
         node = self.head.nodes.get(machine.instance_id)
-        if node is not None:
-            self.head.lose(machine.instance_id)
+        if node is None:
+            return
+        in_contact = node.contact_lost_s is None and not node.is_missing
+        if machine.phase is Phase.HALTING and node.running and in_contact and node.drain_deadline_s is None:
+            self.violations.append(f"{machine.instance_id} was released with {node.running} pieces of work on it")
+        self.head.lose(machine.instance_id)
+
+    def lose_ledger(self) -> None:
+        """Delete the ledger's file; the next start finds nothing. Only while the autoscaler is dead."""
+        self.disk.close()
+        self.disk = _new_disk()
+        self.is_ledger_lost = True
 
     def cut(self, instance_id: str, for_s: float) -> None:
         """Cut a node's network; its guard ends the machine when the lease runs out."""
@@ -235,8 +273,6 @@ class World:
         self.boundaries += 1
         if self._is_dying:
             raise Crashed(name)
-        if self.ledger is not None:
-            self.peak_micro = max(self.peak_micro, self.ledger.committed_micro)
         if self.crashes and self._crash_chance.random() < self.crashes:
             self._is_dying = True
             self.log.record(Kind.PROCESS_DIED, process="autoscaler", at=name)

@@ -50,7 +50,7 @@ class Collector:
         change = Change()
         for extra in found:
             self._adopt(change, extra, prices.get(extra.machine.offer))
-        change.note(serial_next=self._serial_base())
+        change.note(serial_next=max(self._ledger.meta.serial_next, self._serial_base()), is_adopted=True)
         self._ledger.commit(change)
         for extra in found:
             self._log.record(Kind.INSTANCE_ADOPTED, instance=extra.machine.instance_id, token=extra.machine.token)

@@ -136,8 +136,6 @@ class Ledger:
         """Counts commits of this process: a changed number means changed rows."""
         self.full: str = ""
         """Why nothing can be committed; empty while all is well."""
-        self.is_fresh = False
-        """No ledger was here before: what the cloud already holds must be adopted by its tags."""
         self.grace_until_s = 0.0
         self._read(boot_id)
 
@@ -233,6 +231,11 @@ class Ledger:
         """Return what was spent so far, up to now, in whole micro-dollars (rounded down)."""
         return self._accrued(self._clock.monotonic_s(), {}).spent_units // _UNITS_PER_MICRO
 
+    @property
+    def is_fresh(self) -> bool:
+        """No ledger was here before: what the cloud already holds must be adopted by its tags."""
+        return not self.meta.is_adopted
+
     def is_price_complete(self) -> bool:
         """Say whether the price of everything that may be billed is known."""
         return all(one.price_micro is not None for one in self.instances.values() if one.state in COSTS)
@@ -279,7 +282,6 @@ class Ledger:
         shift_s = 0.0
         found = self._connection.execute("SELECT body FROM rows WHERE kind = 'meta'").fetchone()
         if found is None:
-            self.is_fresh = True
             self.meta = Meta(
                 schema=SCHEMA,
                 accrued_at_s=now_s,

@@ -293,7 +293,6 @@ class Autoscaler:
             self._take_in()
             if self._witnesses.is_listed and self._ledger.is_fresh and self.session:
                 self._collector.adopt_all(self._prices())
-                self._ledger.is_fresh = False
             self._start_listings(now_s)
             await self._tend(now_s)
             await self._plan_and_act(now_s)

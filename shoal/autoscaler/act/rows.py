@@ -30,6 +30,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     monotonic_s: float = 0.0
     wall_s: float = 0.0
     is_ending: bool = False
+    is_adopted: bool = False
+    """What the cloud held when this ledger was new has been taken over; until then it counts as lost."""
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -121,8 +121,10 @@ class SimCloud:
         self._tokens: dict[str, tuple[Launch, float, tuple[str, ...]]] = {}
         self._serial = 0
         self._timers: set[asyncio.TimerHandle] = set()
+        self.on_created: Callable[[SimMachine], None] = lambda machine: None
         self.on_running: Callable[[SimMachine], None] = lambda machine: None
         self.on_ended: Callable[[SimMachine], None] = lambda machine: None
+        self.prices_moved = False
         self.launches = 0
         """Launch requests that were looked at."""
 
@@ -227,6 +229,7 @@ class SimCloud:
 
     def set_price(self, key: OfferKey, usd_per_h: float) -> None:
         """Change an offer's price; what runs is billed at the new one from now on."""
+        self.prices_moved = True
         self.offers[key] = msgspec.structs.replace(self.offers[key], price_usd_per_h=usd_per_h)
         for machine in self.machines.values():
             if machine.offer == key and machine.deleted_s is None:
@@ -330,6 +333,7 @@ class SimCloud:
             billed_from_s=now_s,
         )
         self.machines[name] = machine
+        self.on_created(machine)
         low_s, high_s = self.boot_s
         boot_s = low_s + (high_s - low_s) * self._chance.betavariate(2, 4)
         if self._chance.random() < self.faults.slow_boot:

@@ -1,0 +1,113 @@
+"""What must hold of every world, as functions: shared by storm, scenarios and, as alarms, by status pages.
+
+Each returns what is wrong, as text, or nothing. `while_stormy` hold at any moment; `once_calm` after the faults have
+ended, the work is done and idle time-outs have passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from shoal.foundation.eventlog import Kind
+from shoal.model.instance import State
+from shoal.model.offer import MICRO
+from shoal.testing.world import World
+
+Invariant = Callable[[World], Iterator[str]]
+
+
+def one_machine_per_intent(world: World) -> Iterator[str]:
+    """No instance ever had two machines, no limit was crossed, no busy node was released (noted as it happened)."""
+    yield from world.violations
+
+
+def spend_within_budget(world: World) -> Iterator[str]:
+    """What existed at once never cost more than the cap on dollars per hour."""
+    cap = world.policy.budget.usd_per_hour_max
+    if cap is not None and world.peak_usd_per_h > cap + 1e-9 and not _prices_moved(world):
+        yield f"machines of ${world.peak_usd_per_h:.4g}/h existed at once, the cap is ${cap:.4g}/h"
+
+
+def total_within_budget(world: World) -> Iterator[str]:
+    """What was spent stays below the cap on dollars in all."""
+    cap = world.policy.budget.usd_total_max
+    bill = world.cloud.bill_usd(world.uid)
+    if cap is not None and bill > cap and not _prices_moved(world):
+        yield f"${bill:.4g} were billed, the cap is ${cap:.4g}"
+
+
+def no_round_failed(world: World) -> Iterator[str]:
+    """No part of the loop raised what it should not have."""
+    for event in world.events(Kind.ALARM):
+        if event.fields.get("what") in ("round", "step failed", "call failed", "autoscaler ended", "head"):
+            yield f"{event.fields['what']}: {event.fields.get('why')}"
+
+
+def the_autoscaler_lives(world: World) -> Iterator[str]:
+    """The loop ends only when it is told to."""
+    if not world.is_running:
+        yield "the autoscaler is not running"
+
+
+def no_orphan_machines(world: World) -> Iterator[str]:
+    """Nothing exists that nobody needs: no machine, no debris."""
+    for machine in world.machines():
+        yield f"{machine.name} ({machine.instance_id}, {machine.phase}) outlives its work"
+    for name in world.cloud.debris:
+        yield f"debris {name} is left"
+
+
+def every_demand_served(world: World) -> Iterator[str]:
+    """Everything submitted has run, and nothing was invented or forgotten."""
+    head = world.head
+    if head.waiting or head.running:
+        yield f"{head.waiting} units wait and {len(head.running)} run"
+    if head.finished != head.submitted:
+        yield f"{head.submitted} units were submitted, {head.finished} are finished"
+
+
+def ledger_is_settled(world: World) -> Iterator[str]:
+    """Every row of the ledger is closed when nothing exists any more."""
+    if world.ledger is None:
+        return
+    for row in world.ledger.instances.values():
+        if row.state is not State.GONE and not world.machines():
+            yield f"{row.instance_id} is still {row.state} in the ledger"
+    if world.ledger.committed_micro and not world.ledger.instances:
+        yield f"${world.ledger.committed_micro / MICRO:.4g}/h are committed for nothing"
+
+
+def spend_is_not_understated(world: World) -> Iterator[str]:
+    """The ledger's spend covers the cloud's bill, as long as the ledger was not lost."""
+    if world.ledger is None or world.is_ledger_lost or _prices_moved(world):
+        return
+    spent, bill = world.ledger.spent_micro() / MICRO, world.cloud.bill_usd(world.uid)
+    if spent < bill * 0.999 - 1e-6:
+        yield f"the ledger says ${spent:.6f} were spent, the cloud bills ${bill:.6f}"
+
+
+def while_stormy(world: World) -> list[str]:
+    """Return what is wrong at any moment."""
+    return _all(world, (one_machine_per_intent, spend_within_budget, total_within_budget, no_round_failed))
+
+
+def once_calm(world: World) -> list[str]:
+    """Return what is wrong after the storm has passed and everything had time to end."""
+    return while_stormy(world) + _all(
+        world,
+        (
+            the_autoscaler_lives,
+            no_orphan_machines,
+            every_demand_served,
+            ledger_is_settled,
+            spend_is_not_understated,
+        ),
+    )
+
+
+def _all(world: World, invariants: tuple[Invariant, ...]) -> list[str]:
+    return [f"{check.__name__}: {wrong}" for check in invariants for wrong in check(world)]
+
+
+def _prices_moved(world: World) -> bool:
+    return world.cloud.prices_moved

@@ -1,0 +1,219 @@
+"""Storms: seeded worlds in which everything goes wrong for a quarter of an hour, then nothing; then the invariants.
+
+A seed decides policy, work, faults, kills, head restarts, cut networks and lost ledgers. `python -m
+shoal.testing.storm --seeds 10000` runs many, `--seed 8713` one with its story, `--bugs` plants each known bug in
+turn and counts the seeds that find it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import click
+import msgspec
+
+from shoal.foundation.chance import Chance
+from shoal.model.demand import Strategy
+from shoal.model.policy import Budget, Deadlines, NodeType, Policy
+from shoal.providers.sim.faults import CALM, Faults
+from shoal.testing import builders, invariants, mutations, sim_time
+from shoal.testing.world import World
+
+STORM_S = 900.0
+SERVED_WITHIN_S = 4 * 3600.0
+EMPTY_WITHIN_S = 3600.0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How one storm ended: nothing wrong, or what; `story` only where asked for."""
+
+    seed: int
+    wrong: tuple[str, ...]
+    story: str = ""
+    simulated_s: float = 0.0
+    kills: int = 0
+
+
+def storm(seed: int, *, bug: str = "", story: bool = False) -> Outcome:
+    """Run one seed in virtual time, with a bug planted where named."""
+    with mutations.planted(bug):
+        return sim_time.run(_storm(seed, story))
+
+
+def policy_of(chance: Chance) -> Policy:
+    """Return a seed's policy: limits, budget and patience differ."""
+    deadlines = Deadlines(requested_s=90.0, booting_s=240.0, draining_s=120.0, lost_s=120.0)
+    most = chance.choice((8, 20, 60))
+    types = tuple(
+        NodeType(
+            name=name,
+            provider="sim",
+            max_workers=chance.choice((4, 10, 50)) if name != "s16" else 50,
+            min_up_s=chance.choice((0.0, 30.0)),
+            markets=("on-demand", "spot") if chance.random() < 0.5 else ("on-demand",),
+            deadlines=deadlines,
+        )
+        for name in ("s2", "s4", "s16", "g8")
+    )
+    budget = Budget(usd_per_hour_max=chance.choice((4.0, 8.0))) if chance.random() < 0.4 else Budget()
+    return builders.policy(
+        node_types=types,
+        max_workers=most,
+        idle_timeout_s=chance.choice((20.0, 60.0)),
+        flap_s=chance.choice((0.0, 60.0)),
+        budget=budget,
+        gang_hold_s=200.0,
+        gc_age_s=60.0,
+        health=msgspec.structs.replace(builders.policy().health, ttl_most_s=300.0, breaker_most_s=300.0),
+    )
+
+
+def faults_of(chance: Chance) -> Faults:
+    """Return a seed's faults: each is off in half of the worlds."""
+    most = {
+        "no_capacity": 0.5,
+        "late_refusal": 0.3,
+        "throttle": 0.3,
+        "lost_reply": 0.4,
+        "lost_request": 0.2,
+        "duplicate": 0.3,
+        "short_list": 0.4,
+        "list_error": 0.3,
+        "part_only": 0.4,
+        "never_join": 0.2,
+        "smaller": 0.2,
+        "debris": 0.4,
+        "halts_per_h": 2.0,
+        "vanishes_per_h": 2.0,
+        "interruptions_per_h": 6.0,
+        "slow_boot": 0.1,
+    }
+    chosen = {name: round(chance.uniform(0, top), 3) for name, top in most.items() if chance.random() < 0.5}
+    if chance.random() < 0.15:
+        chosen["price_changes_per_h"] = 5.0
+    return Faults(**chosen)
+
+
+async def _storm(seed: int, with_story: bool) -> Outcome:
+    chance = Chance(f"storm/{seed}")
+    world = World(
+        seed,
+        policy=policy_of(chance.split("policy")),
+        faults=faults_of(chance.split("faults")),
+        crashes=chance.choice((0.0, 0.02, 0.08)),
+        boot_s=(5.0, 60.0),
+    )
+    wrong: list[str] = []
+    try:
+        await _stir(world, chance.split("deeds"))
+        world.cloud.faults, world.crashes = CALM, 0.0
+        wrong = invariants.while_stormy(world)
+        await _settle(world)
+        wrong = invariants.once_calm(world)
+    except sim_time.Deadlock as error:
+        wrong.append(f"deadlock: {error}")
+    except mutations.CALLER_ERRORS as error:
+        wrong.append(f"{type(error).__name__}: {error}")
+    await world.stop()
+    world.cloud.close()
+    story = world.story if with_story else ""
+    return Outcome(seed, tuple(wrong), story, world.clock.monotonic_s(), world.kills)
+
+
+async def _stir(world: World, chance: Chance) -> None:
+    """Let work come and things go wrong for the length of the storm."""
+    serial = 0
+    while (now_s := world.clock.monotonic_s()) < STORM_S:
+        draw = chance.random()
+        if draw < 0.45 and now_s < STORM_S - 120:
+            shape = chance.choice(({"cpu": 1}, {"cpu": 2}, {"cpu": 3}, {"cpu": 1, "gpu": 1}, {"cpu": 10}))
+            duration_s = chance.choice((5.0, 40.0, 200.0))
+            world.submit(shape, chance.choice((1, 3, 12)), duration_s, known=chance.random() < 0.5)
+        elif draw < 0.55:
+            serial += 1
+            bundles = [{"cpu": chance.choice((1, 2))}] * chance.choice((2, 4))
+            strategy = chance.choice((Strategy.PACK, Strategy.STRICT_SPREAD, Strategy.STRICT_PACK))
+            world.submit_gang(f"g{serial}", bundles, chance.choice((20.0, 90.0)), strategy)
+        elif draw < 0.62:
+            world.request("owner", [{"cpu": 2}] * chance.choice((0, 1, 3)), ttl_s=chance.choice((60.0, 300.0)))
+        elif draw < 0.68 and world.head.is_up:
+            world.head.restart(chance.choice((2.0, 20.0)))
+        elif draw < 0.78 and world.head.nodes:
+            world.cut(chance.choice(sorted(world.head.nodes)), chance.choice((5.0, 60.0, 300.0)))
+        elif draw < 0.86:
+            await world.kill(chance.choice((0.5, 30.0)))
+        elif draw < 0.88:
+            await world.kill(None)
+            world.lose_ledger()
+            world.start()
+        await world.run_for(chance.expovariate(1 / 30.0))
+
+
+async def _settle(world: World) -> None:
+    """Give the calm world the time it needs: all work done, then all machines gone."""
+    world.head.request("owner", [])
+    end_s = world.clock.monotonic_s() + SERVED_WITHIN_S
+    while not world.head.is_idle and world.clock.monotonic_s() < end_s:
+        await world.run_for(10.0)
+    end_s = world.clock.monotonic_s() + EMPTY_WITHIN_S
+    while world.clock.monotonic_s() < end_s:
+        await world.run_for(20.0)
+        if not world.machines() and not world.cloud.debris and world.ledger and not world.ledger.instances:
+            break
+
+
+@click.command()
+@click.option("--seeds", default=100, help="How many seeds to run.")
+@click.option("--first", default=0, help="The first seed.")
+@click.option("--seed", type=int, default=None, help="Run this seed only and print its story.")
+@click.option("--processes", default=1, help="How many processes to use.")
+@click.option("--bugs", is_flag=True, help="Plant each known bug and count the seeds that find it.")
+@click.option("--bug", default="", help="Plant this bug.")
+def main(seeds: int, first: int, seed: int | None, processes: int, bugs: bool, bug: str) -> None:
+    """Run storms. Exits with 1 if any seed finds something wrong (with --bugs: if a bug escapes too often)."""
+    if seed is not None:
+        outcome = storm(seed, bug=bug, story=True)
+        click.echo(outcome.story)
+        for wrong in outcome.wrong:
+            click.echo(wrong)
+        raise SystemExit(1 if outcome.wrong else 0)
+    numbers = range(first, first + seeds)
+    if bugs:
+        raise SystemExit(_table(numbers, processes))
+    began_s = time.monotonic()
+    failed = [one for one in _many(numbers, processes, bug) if one.wrong]
+    for outcome in failed[:20]:
+        click.echo(f"make storm SEED={outcome.seed}: {outcome.wrong[0]}")
+    click.echo(f"{seeds} seeds, {len(failed)} failed, {time.monotonic() - began_s:.1f} s")
+    raise SystemExit(1 if failed else 0)
+
+
+def _many(numbers: Sequence[int], processes: int, bug: str) -> list[Outcome]:
+    if processes <= 1:
+        return [storm(number, bug=bug) for number in numbers]
+    with ProcessPoolExecutor(processes) as pool:
+        return list(pool.map(_one, [(number, bug) for number in numbers], chunksize=4))
+
+
+def _one(job: tuple[int, str]) -> Outcome:
+    return storm(job[0], bug=job[1])
+
+
+def _table(numbers: Sequence[int], processes: int) -> int:
+    """Print for each planted bug how many of the seeds find it."""
+    worst = 1.0
+    for name in mutations.BUGS:
+        outcomes = _many(numbers, processes, name)
+        found = sum(1 for one in outcomes if one.wrong)
+        example = next((one.wrong[0] for one in outcomes if one.wrong), "")
+        worst = min(worst, found / len(numbers))
+        click.echo(f"{name:40} {found:4} of {len(numbers)}   {example[:90]}")
+    return 0 if worst >= 0.95 else 1
+
+
+__all__ = ["Outcome", "main", "storm"]
+
+if __name__ == "__main__":
+    main()
