@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.config.diagnostics import ConfigErrors, Diagnostic, nearest, shown
+from shoal.config.diagnostics import ConfigErrors, Diagnostic, nearest, printable
 from shoal.foundation.amounts import amount_of, bytes_shown
 
 FILE_BYTES_MAX = 64 * 2**20
@@ -47,10 +47,10 @@ class Row:
         try:
             value = float(text)
         except ValueError:
-            self.wrong(column, "a number", shown(text))
+            self.wrong(column, "a number", cell(text))
             return least
         if not least <= value <= most:
-            self.wrong(column, f"a number from {least:g} to {most:g}", shown(text))
+            self.wrong(column, f"a number from {least:g} to {most:g}", cell(text))
             return least
         return value
 
@@ -62,11 +62,11 @@ class Row:
         digits = text.removesuffix(".0")
         # Never int() on what is long or odd: it accepts underscores and is quadratic on thousands of digits.
         if not (digits.isascii() and digits.lstrip("-").isdigit() and len(digits) <= 18):
-            self.wrong(column, f"a whole number from {least} to {most}", shown(text))
+            self.wrong(column, f"a whole number from {least} to {most}", cell(text))
             return least
         value = int(digits)
         if not least <= value <= most:
-            self.wrong(column, f"a whole number from {least} to {most}", shown(text))
+            self.wrong(column, f"a whole number from {least} to {most}", cell(text))
             return least
         return value
 
@@ -78,7 +78,7 @@ class Row:
         try:
             return amount_of(value, column)
         except ValueError:
-            self.wrong(column, "a multiple of 0.0001", shown(self.text(column)))
+            self.wrong(column, "a multiple of 0.0001", cell(self.text(column)))
             return 0
 
     def one_of(self, column: str, words: Sequence[str], default: str) -> str:
@@ -87,7 +87,7 @@ class Row:
         if not text or text in words:
             return text or default
         near = nearest(text, words)
-        self.wrong(column, "one of " + ", ".join(words), shown(text), f"did you mean `{near}`?" if near else "")
+        self.wrong(column, "one of " + ", ".join(words), cell(text), f"did you mean `{near}`?" if near else "")
         return default
 
     def wrong(self, column: str, expected: str, got: str, hint: str = "") -> None:
@@ -176,7 +176,7 @@ class Table:
             if name not in columns:
                 near = nearest(name, columns) if name else ""
                 hint = f"did you mean `{near}`?" if near else ""
-                self.wrong(1, "", "columns " + ", ".join(f"`{known}`" for known in columns), shown(name), hint)
+                self.wrong(1, "", "columns " + ", ".join(f"`{known}`" for known in columns), cell(name), hint)
         for name in sorted({name for name in names if names.count(name) > 1}):
             self.wrong(1, "", f"column `{name}` once", f"it {names.count(name)} times")
         for name in needed:
@@ -184,6 +184,11 @@ class Table:
                 self.wrong(1, "", f"a column `{name}`", "none")
         self.close()
         return names
+
+
+def cell(text: str) -> str:
+    """Return a cell for a message."""
+    return f"`{printable(text)}`" if text else "nothing"
 
 
 def _text(path: Path) -> str:
@@ -196,9 +201,10 @@ def _text(path: Path) -> str:
     except (OSError, ValueError) as error:
         why = (getattr(error, "strerror", None) or str(error)).lower()
         raise _refused(name, "a file that may be read", why) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _refused(name, "a regular file", "a directory, device, pipe or socket")
     with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _refused(name, "a regular file", "a directory, device, pipe or socket")
         raw = stream.read(FILE_BYTES_MAX + 1)
     if len(raw) > FILE_BYTES_MAX:
         raise _refused(name, f"at most {bytes_shown(FILE_BYTES_MAX)}", "more")

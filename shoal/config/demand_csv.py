@@ -12,8 +12,7 @@ from pathlib import Path
 import msgspec
 
 from shoal.config.accelerators import accelerator_name
-from shoal.config.csv_rows import Row, Table
-from shoal.config.diagnostics import shown
+from shoal.config.csv_rows import Row, Table, cell
 from shoal.foundation.amounts import Amounts, shape_key
 from shoal.model.demand import ANYWHERE, Bundle, DemandClass, Gang, Selector, Strategy
 from shoal.model.offer import ON_DEMAND, SPOT, Offer, OfferKey
@@ -186,11 +185,11 @@ def _labels(row: Row) -> dict[str, str]:
             continue
         name, equals, term = (piece.strip() for piece in part.partition("="))
         if not equals:
-            row.wrong("labels", "`name=value` or `name=in(a,b)`, separated by `;`", shown(part.strip()))
+            row.wrong("labels", "`name=value` or `name=in(a,b)`, separated by `;`", cell(part.strip()))
         elif name in terms:
             row.wrong("labels", f"`{name}` once", "it twice")
         elif wrong := mistake(name, term):
-            row.wrong("labels", "a label selector", shown(f"{name}={term}"), wrong)
+            row.wrong("labels", "a label selector", cell(f"{name}={term}"), wrong)
         else:
             terms[name] = term
     return terms
@@ -214,14 +213,14 @@ def _check_gangs(table: Table, rows: Sequence[DemandRow]) -> None:
 def _offer(row: Row) -> Offer:
     for column in ("provider", "region", "zone", "type"):
         if "/" in row.text(column):
-            row.wrong(column, "a name without `/`", shown(row.text(column)))
+            row.wrong(column, "a name without `/`", cell(row.text(column)))
     if not row.text("type"):
         row.wrong("type", "a machine type's name", "nothing")
     market, arch = row.text("market").lower(), row.text("arch").lower()
     if market not in _MARKETS:
-        row.wrong("market", "`on-demand` or `spot`", shown(market))
+        row.wrong("market", "`on-demand` or `spot`", cell(market))
     if arch not in _ARCHES:
-        row.wrong("arch", "`amd64` or `arm64`", shown(arch))
+        row.wrong("arch", "`amd64` or `arm64`", cell(arch))
     resources = {
         "CPU": row.amount("cpu", most=1e6),
         "GPU": row.amount("gpu", most=1e6),
