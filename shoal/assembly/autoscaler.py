@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from shoal.foundation.chance import Chance
 from shoal.foundation.clock import SystemClock
 from shoal.foundation.errors import UserError
 from shoal.foundation.eventlog import FileLog, Kind
+from shoal.guard.spawn import spawn_session
 from shoal.transport import address, discovery
 
 CONFIG_EVERY_S = 0.5
@@ -99,11 +99,5 @@ async def _follow_config(path: Path, autoscaler: object, boot: TicketBoot, event
 def _end_cluster(spec: AutoscalerSpec, events: FileLog, why: str) -> None:
     """End the whole cluster (idle shutdown, lifetime) by `shoal down` in a session of its own, which outlives us."""
     events.record(Kind.CLUSTER_ENDING, why=why)
-    subprocess.Popen(
-        [sys.executable, "-m", "shoal", "down", "--yes", "--cluster-name", spec.cluster_name],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd="/",
-    )
+    argv = [sys.executable, "-m", "shoal", "down", "--yes", "--cluster-name", spec.cluster_name]
+    spawn_session(argv, Path(os.devnull))

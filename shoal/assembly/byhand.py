@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +17,7 @@ from shoal.foundation import ids
 from shoal.foundation.amounts import UNIT, amounts
 from shoal.foundation.errors import BadInput, NoCluster, UserError
 from shoal.guard.machine import Child, MachineSpec
+from shoal.guard.spawn import spawn_guard
 from shoal.transport import address as addresses
 from shoal.transport import discovery
 from shoal.transport.discovery import ClusterFile, write_private
@@ -137,7 +135,8 @@ def start_node(address: str | None, secret_file: Path | None, node: Node, say: C
         ),
     )
     write_private(folder / "machine.json", msgspec.json.encode(spec))
-    started = _start_guard(folder, name)
+    log = folder / "guard.log"
+    started = cluster.wait_for_file(name, uid, spawn_guard(folder, log), log)
     say(f"guard started (pid {started.pid})")
     try:
         _wait_joined(started, folder / "n" / "joined")
@@ -247,29 +246,6 @@ def _listen_for(frames: str) -> list[str]:
     with socket.socket(socket.AF_INET6 if ":" in head.host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((head.host, head.port))
         return [str(addresses.Address("tcp", probe.getsockname()[0], 0))]
-
-
-def _start_guard(folder: Path, name: str) -> ClusterFile:
-    log = os.open(folder / "guard.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        guard = subprocess.Popen(
-            [sys.executable, "-m", "shoal.guard", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-        )
-    finally:
-        os.close(log)
-    deadline_s = time.monotonic() + JOIN_LIMIT_S
-    while time.monotonic() < deadline_s and guard.poll() is None:
-        found = discovery.find(name)
-        if found is not None:
-            return found
-        time.sleep(0.005)
-    guard.send_signal(signal.SIGKILL)
-    raise UserError(f"the node's guard did not start within {JOIN_LIMIT_S:.0f} s", hint=f"see {folder}/guard.log")
 
 
 def _wait_joined(started: ClusterFile, joined: Path) -> None:

@@ -13,7 +13,6 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from shoal.foundation import ids
 from shoal.foundation.errors import Held, UserError
 from shoal.guard import processes
 from shoal.guard.machine import Child, MachineSpec
+from shoal.guard.spawn import reap, spawn_guard
 from shoal.transport import discovery
 from shoal.transport.discovery import ClusterFile, write_private
 from shoal.wire.hello import Role, fresh_secret, secret_for
@@ -86,9 +86,10 @@ def start(wanted: Wanted, *, say: Callable[[str], None] = lambda text: None) -> 
             write_private(state / "cluster.yaml", wanted.config.encode())
         spec = _head_machine(wanted, identity, state, runtime)
         write_private(folder / "machine.json", msgspec.json.encode(spec))
-        guard = _spawn_guard(folder, state / "logs")
-        say(f"guard started (pid {guard.pid})")
-        return _wait_for_file(wanted.name, identity.uid, guard, state / "logs" / "guard-head.log")
+        log = state / "logs" / "guard-head.log"
+        guard = spawn_guard(folder, log)
+        say(f"guard started (pid {guard})")
+        return wait_for_file(wanted.name, identity.uid, guard, log)
 
 
 def end(name: str, release_all: Callable[[Identity, Path, Path], None]) -> bool:
@@ -248,33 +249,22 @@ def _next_identity(state: Path, name: str) -> Identity:
 # --------------------------------------------------------------------------------------------------------- guards
 
 
-def _spawn_guard(folder: Path, logs: Path) -> subprocess.Popen[bytes]:
-    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-    log = os.open(logs / "guard-head.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "shoal.guard", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-        )
-    finally:
-        os.close(log)
+def wait_for_file(name: str, uid: str, guard: int, log: Path) -> ClusterFile:
+    """Return the discovery file that a just started guard writes.
 
-
-def _wait_for_file(name: str, uid: str, guard: subprocess.Popen[bytes], log: Path) -> ClusterFile:
+    Raises:
+        UserError: the guard ended instead, or took too long; the message has its last words.
+    """
     deadline_s = time.monotonic() + READY_LIMIT_S
     while time.monotonic() < deadline_s:
         found = discovery.find(name)
         if found is not None and found.uid == uid:
             return found
-        if guard.poll() is not None:
+        if reap(guard):
             said = log.read_text().strip().splitlines()[-1:] if log.exists() else []
-            raise UserError(f"the head machine's guard ended: {''.join(said) or guard.returncode}", hint=f"see {log}")
+            raise UserError(f"the guard of `{name}` ended: {''.join(said) or 'no word'}", hint=f"see {log}")
         time.sleep(0.005)
-    raise UserError(f"the head machine's guard did not start within {READY_LIMIT_S:.0f} s", hint=f"see {log}")
+    raise UserError(f"the guard of `{name}` did not start within {READY_LIMIT_S:.0f} s", hint=f"see {log}")
 
 
 def _end_guard(file: ClusterFile | None) -> None:
@@ -287,8 +277,7 @@ def _end_guard(file: ClusterFile | None) -> None:
     while discovery.process_started(file.pid) == file.started:
         if time.monotonic() > deadline_s:
             processes.kill_session(file.pid)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(file.pid, os.WNOHANG)
+        reap(file.pid)
         time.sleep(0.005)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def main() -> int:
     if len(sys.argv) != 2:
         print("usage: python -m shoal.guard DIR", file=sys.stderr)  # noqa: T201
         return 2
-    directory = Path(sys.argv[1])
+    directory = Path(sys.argv[1]).resolve()
+    os.chdir("/")  # whoever started us may want to unmount where it stood
     try:
         spec = machine.load(directory)
         log = Path(spec.log_dir) / "guard.jsonl"

@@ -19,6 +19,7 @@ from shoal.foundation.eventlog import EventLog, Kind
 from shoal.guard import processes
 from shoal.guard.machine import Child, MachineSpec
 from shoal.guard.rules import Contact, Ending, ending, restart_in_s
+from shoal.guard.spawn import reap
 from shoal.transport import address, discovery
 from shoal.transport.connection import dial
 
@@ -164,8 +165,7 @@ async def _reap_orphans(running: dict[str, asyncio.subprocess.Process]) -> None:
         own = {process.pid for process in running.values()}
         for pid in _zombie_children():
             if pid not in own:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
+                reap(pid)
         await asyncio.sleep(1.0)
 
 

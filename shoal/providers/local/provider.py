@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from shoal.foundation.errors import Outcome, ProviderError, QuotaError, RequestE
 from shoal.guard import processes
 from shoal.guard.guard import lock_holder
 from shoal.guard.machine import Child, MachineSpec
+from shoal.guard.spawn import reap, spawn_guard
 from shoal.model.launch import Answer, Debris, Launch, Listing, Machine, Phase
 from shoal.model.offer import Market, Offer, OfferKey
 from shoal.model.policy import NodeType
@@ -74,7 +74,7 @@ class LocalSettings(msgspec.Struct, frozen=True, kw_only=True):
     sockets: Path
     node_types: tuple[NodeType, ...]
     oversubscribe: float = 4.0
-    lease_s: float = 60.0
+    agent_command: tuple[str, ...] = (sys.executable, "-m", "shoal.assembly", "agent")
 
 
 class LocalProvider:
@@ -89,10 +89,11 @@ class LocalProvider:
             boot_typical_s=1.0,
             batch_max=16,
             self_end="end-process-group",
+            is_atomic=True,
         )
         self._clock, self._settings = clock, settings
         self._machines = settings.directory / "machines"
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: set[int] = set()
         self._asked_to_end_s: dict[str, float] = {}
 
     # ------------------------------------------------------------------------------------------ the four calls
@@ -116,9 +117,10 @@ class LocalProvider:
                 # A crash between making the folder and writing the record: nothing was started from it.
                 debris.append(Debris(name=folder.name, kind="machine folder", age_s=age_s))
                 continue
-            phase = translate.phase(lock_holder(folder) is not None, age_s)
-            if record.instance_id and folder.name in self._asked_to_end_s:
-                phase = Phase.HALTING
+            is_running = lock_holder(folder) is not None
+            phase = translate.phase(is_running, age_s)
+            if folder.name in self._asked_to_end_s:
+                phase = Phase.HALTING if is_running else Phase.HALTED
             found.append(_machine(folder.name, record, phase, age_s))
         return Listing(machines=tuple(found), debris=tuple(debris), began_s=began_s, ended_s=self._clock.monotonic_s())
 
@@ -163,11 +165,11 @@ class LocalProvider:
         held = [record for folder in folders if (record := _record(folder)) is not None]
         if any(record.request_hash != digest for record in held):
             raise TokenMismatch(f"local: token `{launch.token}` was used with another request")
-        if held:
-            return
         kind = next((kind for kind in self._settings.node_types if kind.name == request.ticket.node_type), None)
         if kind is None or launch.offer != translate.offer_key(kind.name):
             raise RequestError(f"local: no node type `{request.ticket.node_type}` for offer `{launch.offer}`")
+        if held:
+            return
         used = [self._weight_of(record) for record, _, _ in self._records()]
         wanted = translate.weight(kind) * len(folders)
         quota = translate.host_quota(
@@ -244,11 +246,12 @@ class LocalProvider:
             boot_deadline_s=ticket.boot_deadline_s,
             busy_file=str(sockets / "busy"),
             joined_file=str(sockets / "joined"),
-            remove=[str(sockets)],
+            # A machine that ends in order takes its own folder away: then it is gone, not halted.
+            remove=[str(sockets), str(folder)],
             children=[
                 Child(
                     name="agent",
-                    argv=[sys.executable, "-m", "shoal.assembly", "agent", str(folder / "node.json")],
+                    argv=[*self._settings.agent_command, str(folder / "node.json")],
                     env=request.env,
                     restarts_max=3,
                     is_vital=True,
@@ -258,22 +261,9 @@ class LocalProvider:
         discovery.write_private(folder / "machine.json", msgspec.json.encode(spec))
 
     def _spawn(self, folder: Path) -> None:
-        log_dir = self._settings.log_dir / "guards"
-        log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = os.open(log_dir / f"{folder.name}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "shoal.guard", str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd="/",
-            )
-        finally:
-            os.close(log)
-        self._children[child.pid] = child
-        began = f"{child.pid} {discovery.process_started(child.pid)} {_boot_id()}\n"
+        pid = spawn_guard(folder, self._settings.log_dir / "guards" / f"{folder.name}.log")
+        self._children.add(pid)
+        began = f"{pid} {discovery.process_started(pid)} {_boot_id()}\n"
         discovery.write_private(folder / "started", began.encode())
 
     # ------------------------------------------------------------------------------------------------ releasing
@@ -286,8 +276,9 @@ class LocalProvider:
         """
         try:
             translate.token_of(name)
-        except ValueError as error:
-            return Answer(name=name, outcome=Outcome.REFUSED, error=RequestError(str(error)))
+        except ValueError:
+            # Never a machine of ours, so it is as gone as can be (R6); and no path is made of such a name.
+            return Answer(name=name, outcome=Outcome.ACCEPTED)
         folder = self._machines / name
         self._reap()
         if not folder.exists():
@@ -334,9 +325,7 @@ class LocalProvider:
         return translate.weight(kind) if kind else 1000
 
     def _reap(self) -> None:
-        for pid, child in tuple(self._children.items()):
-            if child.poll() is not None:
-                del self._children[pid]
+        self._children = {pid for pid in self._children if not reap(pid)}
 
 
 def _offer(kind: NodeType) -> Offer:

@@ -32,7 +32,7 @@ def token_of(name: str) -> tuple[str, int]:
         ValueError: it is no name of ours.
     """
     token, dot, index = name.rpartition(".")
-    if not dot or not index.isdecimal():
+    if not dot or not index.isdecimal() or not token.isalnum():
         raise ValueError(f"machine name: expected token.index, got `{name}`")
     return token, int(index)
 
