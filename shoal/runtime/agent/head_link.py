@@ -1,0 +1,224 @@
+"""The agent's connection to its head: join, report, pass requests through, come back after a restart.
+
+Usage and backlog travel in one cut, at most 50 times a second; an empty report is the heartbeat. Everything that
+hangs on the stream is sent again in full after each join.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from shoal.foundation.errors import ShoalError
+from shoal.transport.address import parse
+from shoal.transport.connection import Connection, dial
+from shoal.wire import messages as told
+from shoal.wire.hello import Role
+
+if TYPE_CHECKING:
+    from shoal.runtime.agent.main import Agent
+
+REPORT_PAUSE_S = 0.02
+REJOIN_S = (0.05, 2.0)
+"""Pause before another attempt to reach the head: doubles between these, with jitter."""
+
+
+class HeadLink:
+    """Keeps one authenticated connection to the head while the agent lives."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.connection: Connection | None = None
+        self.is_joined = False
+        self.is_refused = ""
+        self.joined = asyncio.Event()
+        self._sequence = 0
+        self._is_report_due = False
+        self._is_full = True
+        self._reported_version = -1
+        self._reported: dict[tuple[bytes, str], told.Backlog] = {}
+        self._granted: dict[tuple[bytes, str], int] = {}
+        self._last: dict[str, Any] = {}
+        self._rid = 0
+        self._asks: dict[int, Callable[[bool, Any], None]] = {}
+        self._sent_at = 0.0
+        self._heartbeat_s = 1.0
+        self.contact_at = 0.0
+        """When the head last said something, on our monotonic clock."""
+        self._outbox: list[Any] = []
+
+    async def run(self) -> None:
+        """Connect, join, serve; again and again until the agent ends or is refused for good."""
+        agent = self._agent
+        pause_s = REJOIN_S[0]
+        while not agent.is_ending:
+            try:
+                connection = await dial(
+                    parse(agent.settings.head),
+                    agent.settings.ssl_context,
+                    agent.settings.credential,
+                    role=Role.NODE,
+                    type=told.TO_AGENT,
+                )
+            except (OSError, TimeoutError, ShoalError):
+                pass
+            else:
+                pause_s = REJOIN_S[0]
+                await self._serve(connection)
+            if agent.is_ending or self.is_refused:
+                return
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+            pause_s = min(REJOIN_S[1], pause_s * 2)
+
+    async def _serve(self, connection: Connection) -> None:
+        agent = self._agent
+        self.connection = connection
+        connection.send(agent.join_message())
+        heart = asyncio.get_running_loop().create_task(self._beat())
+        try:
+            while (messages := await connection.receive()) is not None:
+                self.contact_at = agent.clock.monotonic_s()
+                for message in messages:
+                    self._handle(message)
+        except ShoalError as error:
+            agent.note(f"head: {error}")
+        finally:
+            self.is_joined, self.connection = False, None
+            self.joined.clear()
+            heart.cancel()
+            connection.abort()
+
+    def _handle(self, message: Any) -> None:
+        match message:
+            case told.Joined():
+                self.is_joined = True
+                self._heartbeat_s = message.heartbeat_s
+                self._is_full = True
+                self._agent.on_joined(message)
+                # Requests that the old connection took with it are asked again; the head answers them once.
+                waiting, self._outbox = self._outbox, []
+                for one in waiting:
+                    self.send(one)
+                self.joined.set()
+                self.report_now()
+            case told.Refused():
+                self.is_refused = message.why
+                self._agent.on_refused(message)
+            case told.Reply():
+                call = self._asks.pop(message.rid, None)
+                if call is not None:
+                    call(message.is_ok, message.value)
+            case _:
+                self._agent.on_head(message)
+
+    # ---------------------------------------------------------------------------------------------- requests
+
+    def send(self, message: Any) -> None:
+        """Send to the head, now or after the next join."""
+        if self.is_joined and self.connection is not None:
+            self.connection.send(message)
+        else:
+            self._outbox.append(message)
+
+    def ask(self, process: bytes, what: str, args: dict[str, Any], call: Callable[[bool, Any], None]) -> None:
+        """Ask the head something for a process of ours (or for ourselves: empty)."""
+        self._rid += 1
+        self._asks[self._rid] = call
+        self.send(told.Ask(self._rid, process, what, args))
+
+    # ---------------------------------------------------------------------------------------------- reports
+
+    def report_soon(self) -> None:
+        """Report within 20 ms."""
+        if not self._is_report_due:
+            self._is_report_due = True
+            asyncio.get_running_loop().call_later(REPORT_PAUSE_S, self.report_now)
+
+    def report_now(self) -> None:
+        """Report what has changed since the last report."""
+        self._is_report_due = False
+        if not self.is_joined or self.connection is None:
+            return
+        is_full, self._is_full = self._is_full, False
+        if is_full:
+            self._reported.clear()
+            self._granted.clear()
+            self._last.clear()
+        now = self._agent.usage()
+        changed = {name: value for name, value in now.items() if self._last.get(name, _NEVER) != value}
+        self._last = now
+        backlog, granted = self._backlog()
+        self._sequence += 1
+        self.connection.send(
+            told.Report(
+                sequence=self._sequence,
+                is_full=is_full,
+                free=changed.get("free"),
+                total=changed.get("total"),
+                idle_serial=changed.get("idle_serial"),
+                idle_s=now["idle_s"],
+                busy=changed.get("busy"),
+                backlog=backlog,
+                granted=granted,
+                store_used_bytes=changed.get("store_used_bytes"),
+                stats=changed.get("stats"),
+            )
+        )
+        self._sent_at = self._agent.clock.monotonic_s()
+
+    def _backlog(self) -> tuple[list[told.Backlog], list[told.Grants]]:
+        now = self._agent.clock.monotonic_s()
+        backlog, granted = [], []
+        seen_keys = set()
+        for client in self._agent.clients():
+            for row in client.classes.values():
+                key = (client.process, row.class_key)
+                if client.kind != "owner":
+                    waiting = 0 if row.bundle is not None else row.waiting
+                    entry = told.Backlog(
+                        owner=client.process,
+                        class_key=row.class_key,
+                        job=row.job,
+                        waiting=waiting,
+                        seen=row.seen,
+                        amounts=row.amounts,
+                        running_slots=row.held,
+                        duration_s=None if row.duration_us < 0 else row.duration_us / 1e6,
+                        selector=row.selector,
+                        spread=row.spread,
+                        waiting_s=0.0 if row.waiting_since is None else round(now - row.waiting_since, 1),
+                    )
+                    if waiting:
+                        seen_keys.add(key)
+                        if self._reported.get(key) != entry:
+                            self._reported[key] = entry
+                            backlog.append(entry)
+                    elif key in self._reported:
+                        del self._reported[key]
+                        backlog.append(entry)
+                if row.granted and self._granted.get(key) != row.granted:
+                    self._granted[key] = row.granted
+                    granted.append(told.Grants(client.process, row.class_key, row.granted))
+        for key in [key for key in self._reported if key not in seen_keys]:
+            gone = self._reported.pop(key)
+            backlog.append(told.Backlog(gone.owner, gone.class_key, gone.job, 0, gone.seen, gone.amounts))
+        return backlog, granted
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            if self._agent.clock.monotonic_s() - self._sent_at >= self._heartbeat_s * 0.9:
+                self.report_now()
+
+    async def leave(self, why: str) -> None:
+        """Say goodbye, so that nobody waits for a verdict."""
+        if self.connection is not None and self.is_joined:
+            self.connection.send(told.Leaving(why))
+            with contextlib.suppress(OSError, ShoalError):
+                await self.connection.close()
+
+
+_NEVER = object()

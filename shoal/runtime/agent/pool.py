@@ -1,0 +1,363 @@
+"""The node's workers: forked from the zygote, kept warm, bound to a job, and declared dead by their pidfd.
+
+A fresh worker belongs to nobody. The first lease or actor binds it to a job and an environment (paths, variables,
+GPUs), for good. A few fresh ones wait ready, so that a lease or an actor costs a message and not a fork.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import collections
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal.runtime.agent.clients import Client
+    from shoal.runtime.agent.stock import Grip
+
+FORKS_AT_ONCE = 4
+"""More at once only slow each other down."""
+START_LIMIT_S = 30.0
+
+
+class Worker:
+    """One forked process. `binding` is (job, environment key), None while it is fresh."""
+
+    __slots__ = (
+        "actor",
+        "binding",
+        "client",
+        "code",
+        "grip",
+        "idle_since",
+        "is_dead",
+        "is_ready",
+        "is_reusable",
+        "job",
+        "kill_why",
+        "lease",
+        "log_out",
+        "mark",
+        "pid",
+        "pidfd",
+        "process",
+        "serial",
+        "started_wall_s",
+        "waiting",
+    )
+
+    def __init__(self, serial: int, process: bytes) -> None:
+        self.serial, self.process = serial, process
+        self.pid = self.pidfd = -1
+        self.binding: tuple[str, str] | None = None
+        self.client: Client | None = None
+        self.is_ready = self.is_dead = False
+        self.is_reusable = True
+        self.lease: Any = None
+        self.actor: Any = None
+        self.grip: Grip | None = None
+        self.job = ""
+        self.kill_why = ""
+        self.code: int | None = None
+        self.idle_since = 0.0
+        self.started_wall_s = 0.0
+        self.mark = -1
+        self.log_out = ""
+        self.waiting: Callable[[Worker], None] | None = None
+        """Who takes it as soon as it is ready."""
+
+
+class Pool:
+    """Every worker of the node. `worker_info` is what a fork must know of the node, as JSON values."""
+
+    def __init__(
+        self,
+        worker_info: dict[str, Any],
+        next_process: Callable[[], bytes],
+        died: Callable[[Worker, str], None],
+        *,
+        warm: int,
+        log_dir: Path,
+        preload: tuple[str, ...] = (),
+    ) -> None:
+        self._info, self._next_process, self._died = worker_info, next_process, died
+        self._warm, self._log_dir, self._preload = warm, log_dir, preload
+        self.workers: dict[int, Worker] = {}
+        self.by_process: dict[bytes, Worker] = {}
+        self._fresh: collections.deque[Worker] = collections.deque()
+        self._bound: dict[tuple[str, str], list[Worker]] = {}
+        self._starting: collections.deque[Worker] = collections.deque()
+        self._to_fork: collections.deque[Worker] = collections.deque()
+        self._by_pid: dict[int, Worker] = {}
+        self._serial = 0
+        self._control: socket.socket | None = None
+        self._zygote: asyncio.subprocess.Process | None = None
+        self._loop = asyncio.get_running_loop()
+        self._is_ending = False
+        self._is_zygote_ready = False
+
+    # ------------------------------------------------------------------------------------------------ zygote
+
+    async def start(self) -> None:
+        """Start the zygote and the first workers."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        ours.setblocking(False)
+        zygote_log = os.open(self._log_dir / "zygote.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self._zygote = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                "import sys; sys.path.insert(0, sys.argv.pop(1)); from shoal.runtime.worker.zygote import main; main()",
+                str(Path(__file__).parents[3]),
+                str(theirs.fileno()),
+                *self._preload,
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=zygote_log,
+                stderr=zygote_log,
+                start_new_session=True,
+            )
+        finally:
+            os.close(zygote_log)
+            theirs.close()
+        self._control = ours
+        self._loop.add_reader(ours.fileno(), self._on_control)
+        self.keep_warm()
+
+    def _on_control(self) -> None:
+        assert self._control is not None
+        while True:
+            try:
+                data, ancillary, _, _ = self._control.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data, ancillary = b"", []
+            if not data:
+                self._zygote_gone()
+                return
+            message = json.loads(data)
+            if "ready" in message:
+                self._is_zygote_ready = True
+                self._fork_more()
+            elif "forked" in message:
+                fds = array.array("i")
+                fds.frombytes(ancillary[0][2][:4])
+                self._on_forked(self.workers.get(message["forked"]), message["pid"], fds[0])
+            elif "ended" in message:
+                worker = self._by_pid.get(message["ended"])
+                if worker is not None:
+                    worker.code = message["code"]
+
+    def _zygote_gone(self) -> None:
+        """Every worker dies with its zygote (the kernel sees to it); start over."""
+        assert self._control is not None
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        self._control, self._is_zygote_ready = None, False
+        if not self._is_ending:
+            for worker in tuple(self._starting):
+                self._lost(worker, "the zygote died")
+            self._restart = self._loop.create_task(self.start())
+
+    def _on_forked(self, worker: Worker | None, pid: int, pidfd: int) -> None:
+        if worker is None or worker.is_dead:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+            return
+        worker.pid, worker.pidfd = pid, pidfd
+        self._by_pid[pid] = worker
+        self._loop.add_reader(pidfd, self._on_death, worker)
+        if worker.kill_why:
+            self.kill(worker, worker.kill_why)
+
+    # ------------------------------------------------------------------------------------------------ taking
+
+    def take(self, binding: tuple[str, str], call: Callable[[Worker], None], *, is_fresh: bool = False) -> None:
+        """Give a worker to `call`: an idle one of the binding, a fresh one, or a new one as soon as it has started."""
+        if not is_fresh:
+            idle = self._bound.get(binding)
+            while idle:
+                worker = idle.pop()
+                if not worker.is_dead:
+                    call(worker)
+                    return
+        while self._fresh:
+            worker = self._fresh.popleft()
+            if not worker.is_dead:
+                worker.binding = binding
+                self.keep_warm_soon()
+                call(worker)
+                return
+        for worker in self._starting:
+            if worker.waiting is None and not worker.is_dead:
+                break
+        else:
+            worker = self._fork()
+        worker.binding, worker.waiting = binding, call
+
+    def put_back(self, worker: Worker) -> None:
+        """Take an idle worker back; it is ended if it cannot be used again or too many wait."""
+        if worker.is_dead:
+            return
+        worker.lease = worker.actor = worker.grip = None
+        assert worker.binding is not None
+        idle = self._bound.setdefault(worker.binding, [])
+        if not worker.is_reusable or len(idle) >= max(2, self._warm):
+            self.kill(worker, "no longer needed")
+            return
+        worker.idle_since = self._loop.time()
+        idle.append(worker)
+
+    def ready(self, process: bytes, client: Client) -> Worker | None:
+        """Note that a forked worker has attached."""
+        worker = self.by_process.get(process)
+        if worker is None or worker.is_dead:
+            return None
+        worker.client, worker.is_ready = client, True
+        with contextlib.suppress(ValueError):
+            self._starting.remove(worker)
+        self._fork_more()
+        call, worker.waiting = worker.waiting, None
+        if call is not None:
+            call(worker)
+        elif worker.binding is None:
+            self._fresh.append(worker)
+        return worker
+
+    def keep_warm_soon(self) -> None:
+        """Top up the fresh workers a little later, when whoever took one is on its way."""
+        self._loop.call_later(0.005, self.keep_warm)
+
+    def keep_warm(self) -> None:
+        """Have as many fresh workers as shall wait ready."""
+        if self._is_ending:
+            return
+        spare = len(self._fresh) + sum(1 for worker in self._starting if worker.waiting is None)
+        for _ in range(self._warm - spare):
+            self._fork()
+
+    def end_idle(self, job: str | None = None, *, older_than_s: float = 0.0) -> None:
+        """End idle bound workers: of one job, or those that have been idle for long."""
+        now = self._loop.time()
+        for idle in self._bound.values():
+            for worker in tuple(idle):
+                if (job is None or worker.job == job) and now - worker.idle_since >= older_than_s:
+                    idle.remove(worker)
+                    self.kill(worker, "no longer needed")
+
+    # ------------------------------------------------------------------------------------------------ ending
+
+    def kill(self, worker: Worker, why: str) -> None:
+        """End a worker at once; the verdict follows."""
+        worker.kill_why = worker.kill_why or why
+        worker.is_reusable = False
+        if worker.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError, OSError):
+                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+
+    async def end(self) -> None:
+        """End the zygote and, with it, every worker."""
+        self._is_ending = True
+        for worker in tuple(self.workers.values()):
+            self.kill(worker, "the node ends")
+        if self._control is not None:
+            self._loop.remove_reader(self._control.fileno())
+            self._control.close()
+        if self._zygote is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._zygote.kill()
+            await self._zygote.wait()
+        for worker in self.workers.values():
+            if worker.pidfd >= 0:
+                self._loop.remove_reader(worker.pidfd)
+                os.close(worker.pidfd)
+                worker.pidfd = -1
+
+    def _fork(self) -> Worker:
+        self._serial += 1
+        worker = Worker(self._serial, self._next_process())
+        self.workers[worker.serial] = worker
+        self.by_process[worker.process] = worker
+        self._to_fork.append(worker)
+        self._starting.append(worker)
+        self._fork_more()
+        return worker
+
+    def _fork_more(self) -> None:
+        """Send fork requests, a few at a time; those that somebody waits for go first."""
+        if not self._is_zygote_ready or self._control is None:
+            return
+        under_way = len(self._starting) - len(self._to_fork)
+        while self._to_fork and under_way < FORKS_AT_ONCE:
+            worker = next((one for one in self._to_fork if one.waiting is not None), self._to_fork[0])
+            self._to_fork.remove(worker)
+            if worker.is_dead:
+                continue
+            request = {**self._info, "serial": worker.serial, "process": worker.process.hex()}
+            try:
+                self._control.send(json.dumps(request).encode())
+            except BlockingIOError:
+                self._to_fork.appendleft(worker)
+                self._loop.call_later(0.01, self._fork_more)
+                return
+            except OSError:
+                return  # the zygote is gone; its end is handled where it is read
+            self._loop.call_later(START_LIMIT_S, self._check_started, worker)
+            under_way += 1
+
+    def _check_started(self, worker: Worker) -> None:
+        if not worker.is_ready and not worker.is_dead:
+            self.kill(worker, f"it did not start within {START_LIMIT_S:g} s")
+
+    def _on_death(self, worker: Worker) -> None:
+        self._loop.remove_reader(worker.pidfd)
+        os.close(worker.pidfd)
+        worker.pidfd = -1
+        # The exit code comes from the zygote a moment later; it only makes the reason better.
+        self._loop.call_later(0.005, self._lost, worker, "")
+
+    def _lost(self, worker: Worker, why: str) -> None:
+        if worker.is_dead:
+            return
+        worker.is_dead = True
+        self.workers.pop(worker.serial, None)
+        self.by_process.pop(worker.process, None)
+        self._by_pid.pop(worker.pid, None)
+        for group in (self._starting, self._fresh, self._to_fork):
+            with contextlib.suppress(ValueError):
+                group.remove(worker)
+        for idle in self._bound.values():
+            with contextlib.suppress(ValueError):
+                idle.remove(worker)
+        call, worker.waiting = worker.waiting, None
+        if not self._is_ending:
+            self._died(worker, why or _reason(worker))
+            if call is not None and worker.binding is not None:
+                self.take(worker.binding, call)
+            self._fork_more()
+            self.keep_warm_soon()
+
+
+def _reason(worker: Worker) -> str:
+    if worker.kill_why:
+        return worker.kill_why
+    code = worker.code
+    if code is None:
+        return "the worker process died"
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"the worker process was killed by {signal.Signals(-code).name}"
+        return f"the worker process was killed by signal {-code}"
+    return f"the worker process exited with code {code}"

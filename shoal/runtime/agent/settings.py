@@ -1,0 +1,47 @@
+"""What an agent is told when it starts."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shoal.foundation.amounts import Amounts
+from shoal.wire.hello import Credential
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """Everything that differs between nodes. Times in seconds, sizes in bytes, amounts whole 1/10000.
+
+    `head` is the address text of the head's frame listener. `listen` lists addresses for other hosts (`tcp:host:0`);
+    the Unix socket in `session` is always there. `session` is a directory of this node alone, 0700, with a short path.
+    `fence_s`: without the head for so long, restartable actors are stopped until it is back. 0 turns it off.
+    """
+
+    node_id: str
+    head: str
+    credential: Credential
+    session: Path
+    resources: Amounts
+    cluster_uid: str
+    instance_id: str = ""
+    node_type: str = ""
+    token: str = ""
+    join_secret: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    listen: tuple[str, ...] = ()
+    ssl_context: ssl.SSLContext | None = None
+    server_ssl_context: ssl.SSLContext | None = None
+    store_bytes: int = 0
+    store_root: Path | None = None
+    spill_dir: Path | None = None
+    log_dir: Path | None = None
+    epoch: int = 1
+    is_head: bool = False
+    warm_workers: int | None = None
+    preload: tuple[str, ...] = ()
+    memory_threshold: float = 0.95
+    fence_s: float = 25.0
+    log_bytes_max: int = 64 * 2**20
+    log_files_max: int = 3

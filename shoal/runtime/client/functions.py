@@ -1,0 +1,179 @@
+"""Remote functions: what `@remote` makes of a function, and how a call of it becomes a task."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import pickle
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+import cloudpickle
+
+from shoal.runtime.client import options as rules
+from shoal.runtime.client.arguments import prepare
+from shoal.runtime.client.owner import Recipe
+from shoal.runtime.client.refs import ObjectRef
+from shoal.runtime.client.results import Several
+from shoal.wire import tasks as wire
+
+if TYPE_CHECKING:
+    from shoal.runtime.client.session import Session
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class RemoteFunction(Generic[P, R]):
+    """A function whose calls run elsewhere: `f.remote(...)` returns a ref at once."""
+
+    def __init__(self, function: Callable[P, R], given: dict[str, Any]) -> None:
+        if inspect.iscoroutinefunction(function):
+            raise ValueError("remote: `async def` functions run only as methods of actors; wrap it with asyncio.run")
+        self._function, self._given = function, given
+        rules.task_options(given)  # wrong options are told where they are written
+        self._is_generator = inspect.isgeneratorfunction(function)
+        self._recipe: Recipe | None = None
+        self._session: Session | None = None
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"remote function `{self._name}` cannot be called directly; use `{self._name}.remote()`"
+        )
+
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
+        """Run it elsewhere; return a ref (several for `num_returns` above 1, a generator of refs for a stream)."""
+        session = self._session
+        if session is None or session.is_closed:
+            session = self._prepare()
+        return session.submit(self._recipe, args, kwargs)  # type: ignore[return-value]
+
+    def options(self, **changes: Any) -> RemoteFunction[P, R]:
+        """Return the same function under other options."""
+        other = RemoteFunction(self._function, rules.overridden(self._given, changes))
+        return other
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: graphs of calls are not supported."""
+        raise NotImplementedError("bind: call graphs are not supported; use `.remote()` and pass refs")
+
+    @property
+    def _name(self) -> str:
+        return getattr(self._function, "__qualname__", None) or repr(self._function)
+
+    def _prepare(self) -> Session:
+        from shoal.runtime.client.api import session as current
+
+        session = current()
+        self._recipe = session.recipe_for(self._function, self._given, self._is_generator, self._name)
+        self._session = session
+        return session
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_function": self._function, "_given": self._given, "_is_generator": self._is_generator}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _recipe=None, _session=None)
+        functools.update_wrapper(self, self._function)
+
+
+class Functions:
+    """Makes recipes and submits tasks for one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._blobs: dict[Any, tuple[bytes, bytes]] = {}
+
+    def blob_of(self, function: Any) -> tuple[bytes, bytes]:
+        """Return (id, pickle) of a function or class. The id is the hash of the pickle: equal code is sent once.
+
+        Raises:
+            TypeError: it closes over something that cannot be pickled; the message says what.
+        """
+        try:
+            blob = cloudpickle.dumps(function, 5)
+        except (TypeError, pickle.PicklingError, AttributeError, ValueError) as error:
+            name = getattr(function, "__qualname__", repr(function))
+            raise TypeError(
+                f"could not serialize `{name}`: {error}; "
+                "`shoal.util.inspect_serializability` shows which object is in the way"
+            ) from error
+        return hashlib.blake2b(blob, digest_size=16).digest(), blob
+
+    def recipe(self, function: Any, given: dict[str, Any], is_generator: bool, name: str) -> Recipe:
+        """Return what all tasks of a function under one set of options share."""
+        session = self._session
+        options = rules.task_options(given)
+        returns = rules.returns_of(options, is_generator)
+        digest, blob = self.blob_of(function)
+        work = session.owner.work_class(session.class_spec(options, name))
+        extra: dict[str, Any] = {}
+        if returns != 1:
+            extra["returns"] = returns
+        if options.backpressure > 0:
+            extra["backpressure"] = options.backpressure
+        if options.name:
+            extra["name"] = options.name
+        if options.max_calls:
+            extra["max_calls"] = options.max_calls
+        return Recipe(
+            digest,
+            blob,
+            options.name or name,
+            work,
+            tries=options.max_retries,
+            retry_on=options.retry_exceptions,
+            returns=returns,
+            options=extra or None,
+        )
+
+    def submit(self, recipe: Recipe, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a task of a call and return what stands for its results."""
+        session = self._session
+        core = session.core
+        format, data, pins, waiting = prepare(args, kwargs, session.put_large)
+        n = next(core.ids)
+        options = recipe.options
+        if options is None:
+            message: Any = (wire.TASK, n, recipe.function, format, data)
+        else:
+            message = (wire.SPECIAL, n, recipe.function, format, data, options)
+        ref: ObjectRef[Any] = ObjectRef(n, core.process, False, 0, None, None, message, recipe, recipe.tries, pins)
+        returns = recipe.returns
+        result: Any = ref
+        with core.lock:
+            if returns != 1:
+                result = self._results(ref, returns, recipe)
+            if waiting is None:
+                session.owner.push(ref, recipe)
+            else:
+                waiting.start(
+                    session.values.fetch, core.process, lambda format, data: self._late(ref, recipe, format, data)
+                )
+        return result
+
+    def _late(self, ref: ObjectRef[Any], recipe: Recipe, format: int, data: Any) -> None:
+        """The last argument is ready. With the core's lock held."""
+        if ref._ready:
+            return  # cancelled while it waited
+        if format == wire.ERROR:
+            self._session.results.settle(ref, wire.ERROR, data, (self._session.core.process, ref._n))
+            return
+        ref._message = (*ref._message[:3], format, data, *ref._message[5:])
+        self._session.owner.push(ref, recipe)
+
+    def _results(self, ref: ObjectRef[Any], returns: int, recipe: Recipe) -> Any:
+        """Return what the caller holds for other than one result."""
+        session = self._session
+        if returns == rules.STREAMING:
+            return session.streams.open(ref, recipe)
+        if returns == rules.DYNAMIC:
+            return ref
+        refs = [ref, *(session.fresh_ref() for _ in range(returns - 1))] if returns else []
+        session.results.several[ref._n] = Several(refs)
+        return refs if returns else None
+
+
+

@@ -1,0 +1,440 @@
+"""Plain tasks, as their owner sees them: classes of work, leases, pushing ahead, retries.
+
+A worker is leased for a class (a shape with its constraints) and used again for the next task of the class without
+asking anybody. How many tasks are pushed ahead depends on how long the function usually takes: one while that is
+unknown, at most what the worker does in 5 ms. The rest waits here; its number is what the agent reports as demand.
+
+In-flight accounting is `link.pending`, by number, in the order of pushing: it says what a dead worker still owed us.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from shoal.runtime.client.core import Core
+from shoal.runtime.client.reactor import Link
+from shoal.runtime.client.refs import ObjectRef, settle
+from shoal.wire import tasks as wire
+
+AHEAD_US = 5000.0
+"""How much work is pushed ahead to one worker."""
+AHEAD_MAX = 256
+FLUSH_AT = 32
+IDLE_LEASE_S = 0.3
+"""How long an unused lease is kept for the next task."""
+NEED_PAUSE_S = 0.005
+"""How often at most a changed backlog is told to the agent."""
+TASK = wire.TASK
+
+
+class Recipe:
+    """One remote function under one set of options: what every task of it shares."""
+
+    __slots__ = (
+        "blob",
+        "duration_us",
+        "function",
+        "name",
+        "options",
+        "retry_on",
+        "returns",
+        "samples",
+        "tries",
+        "work",
+    )
+
+    def __init__(
+        self, function: bytes, blob: bytes, name: str, work: WorkClass, *, tries: int, retry_on: Any, returns: Any,
+        options: dict[str, Any] | None,
+    ) -> None:
+        self.function, self.blob, self.name, self.work = function, blob, name, work
+        self.tries = tries
+        """How often a task may start again after a system failure; -1 for ever."""
+        self.retry_on = retry_on
+        """Which user errors are retried: False, True, or a tuple of types."""
+        self.returns, self.options = returns, options
+        self.duration_us: float | None = None
+        self.samples = 0
+
+    def ahead(self) -> int:
+        """Return how many tasks a worker may hold at once."""
+        duration_us = self.duration_us
+        if duration_us is None:
+            return 1
+        count = int(AHEAD_US / (duration_us + 1.0))
+        return 1 if count < 1 else (AHEAD_MAX if count > AHEAD_MAX else count)
+
+
+class WorkClass:
+    """Work of one shape and constraint: its queue, its leases, and what was last said about it to the agents."""
+
+    __slots__ = ("duration_us", "is_known", "key", "leases", "placed", "queue", "seen", "spec", "told", "told_at", "turn")
+
+    def __init__(self, key: int, spec: dict[str, Any]) -> None:
+        self.key, self.spec = key, spec
+        self.queue: collections.deque[ObjectRef[Any]] = collections.deque()
+        self.leases: list[Lease] = []
+        self.seen = 0
+        """Grants of the home agent that we have absorbed, ever."""
+        self.told = 0
+        self.told_at = 0.0
+        self.is_known = False
+        self.turn = 0
+        self.duration_us: float | None = None
+        self.placed: dict[str, int] = {}
+
+
+class Lease:
+    """A worker that is ours for a class, until we return it."""
+
+    __slots__ = ("agent", "gpus", "idle_since", "is_dead", "is_retiring", "lease", "link", "node", "pending", "process", "work")
+
+    def __init__(self, lease: int, process: bytes, link: Link, work: WorkClass, agent: Link, gpus: list[str]) -> None:
+        self.lease, self.process, self.link, self.work, self.agent, self.gpus = lease, process, link, work, agent, gpus
+        self.pending = link.pending
+        self.is_retiring = self.is_dead = False
+        self.idle_since = time.monotonic()
+
+
+class Owner:
+    """Everything this process has handed out as plain tasks."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.classes: dict[Any, WorkClass] = {}
+        self.by_key: dict[int, WorkClass] = {}
+        self.leases: dict[tuple[int, int], Lease] = {}
+        """By (fd of the agent's link, number)."""
+        self.agents: dict[str, Link] = {}
+        """Links to other nodes' agents, by node id."""
+        self.finish: Callable[[Link, list[Any], ObjectRef[Any]], None] = finish_simply
+        """Takes results that are not simply native."""
+        self.fail: Callable[[ObjectRef[Any], str, bool], None] = lambda ref, why, has_started: None
+        """Decides about a task whose worker died."""
+        core.on_results = self._on_results
+        core.on_tick.append(self._tick)
+        core.on_link_closed.append(self._link_closed)
+        core.handlers[wire.LEASED] = self._on_leased
+        core.handlers[wire.RECLAIM] = self._on_reclaim
+        core.handlers[wire.UNSTARTED] = self._on_unstarted
+        core.handlers[wire.PLACED] = self._on_placed
+        core.handlers[wire.DIED] = self._on_died
+        core.has_timers = lambda: bool(self.leases)
+        self.on_died: list[Callable[[bytes, str], None]] = []
+
+    # ---------------------------------------------------------------------------------------------- submitting
+
+    def work_class(self, spec: dict[str, Any]) -> WorkClass:
+        """Return the class of work with this spec."""
+        identity = msgspec.msgpack.encode(sorted(spec.items()))
+        with self.core.lock:
+            work = self.classes.get(identity)
+            if work is None:
+                work = self.classes[identity] = WorkClass(len(self.classes) + 1, spec)
+                self.by_key[work.key] = work
+            return work
+
+    def push(self, ref: ObjectRef[Any], recipe: Recipe) -> None:
+        """Send a task whose arguments are ready to a worker with room, or queue it. With the core's lock held."""
+        work = recipe.work
+        if not work.queue and work.leases:
+            lease = self._with_room(work, recipe)
+            if lease is not None:
+                link = lease.link
+                out = link.out
+                if recipe.function not in link.known:
+                    link.known.add(recipe.function)
+                    out.append((wire.FUNCTION, recipe.function, recipe.blob, recipe.name))
+                pending = link.pending
+                count = len(pending)
+                pending[ref._n] = ref
+                out.append(ref._message)
+                if count == 0 or len(out) >= FLUSH_AT:
+                    link.flush()
+                else:
+                    self.core.touch(link)
+                return
+        work.queue.append(ref)
+        if len(work.queue) == 1 or not work.told:
+            self.tell_need(work)
+
+    def _with_room(self, work: WorkClass, recipe: Recipe) -> Lease | None:
+        """Return an idle lease, else the least loaded one with room; looks at eight at most."""
+        leases = work.leases
+        total = len(leases)
+        if total > 8:
+            work.turn = start = (work.turn + 1) % total
+            leases = (leases + leases)[start : start + 8]
+        best, least = None, 1 << 30
+        for lease in leases:
+            count = len(lease.pending)
+            if count < least:
+                if count == 0:
+                    return lease
+                best, least = lease, count
+        return best if least < recipe.ahead() else None
+
+    def refill(self, lease: Lease) -> None:
+        """Push queued tasks to a lease with room. With the core's lock held."""
+        work, link = lease.work, lease.link
+        queue = work.queue
+        if lease.is_retiring or lease.is_dead:
+            self._retire_if_done(lease)
+            return
+        if queue:
+            pending, out, known = link.pending, link.out, link.known
+            room = queue[0]._recipe.ahead() - len(pending)
+            if room > 0 and len(work.leases) > 1 and len(queue) < room * len(work.leases):
+                room = max(1, -(-len(queue) // len(work.leases)))  # the tail is shared, not given to whoever asks first
+            while room > 0 and queue:
+                ref = queue.popleft()
+                if ref._ready:
+                    continue  # cancelled while it waited
+                recipe = ref._recipe
+                if recipe.function not in known:
+                    known.add(recipe.function)
+                    out.append((wire.FUNCTION, recipe.function, recipe.blob, recipe.name))
+                pending[ref._n] = ref
+                out.append(ref._message)
+                room -= 1
+            if out:
+                link.flush()
+            if not queue and work.told:
+                self.tell_need(work)
+        if not link.pending:
+            lease.idle_since = time.monotonic()
+
+    # ---------------------------------------------------------------------------------------------- demand
+
+    def tell_need(self, work: WorkClass) -> None:
+        """Tell the home agent the backlog of a class. With the core's lock held."""
+        agent = self.core.agent
+        if not work.is_known:
+            work.is_known = True
+            agent.out.append((wire.CLASS, work.key, work.spec))
+        waiting = len(work.queue)
+        work.told, work.told_at = waiting, time.monotonic()
+        duration_us = work.duration_us
+        agent.out.append(
+            (wire.NEED, work.key, waiting, work.seen, -1 if duration_us is None else int(duration_us), len(work.leases))
+        )
+        agent.flush()
+
+    def _tick(self, now: float) -> None:
+        """Tell changed backlogs, return leases that nobody used for a while."""
+        if not self.by_key:
+            return
+        with self.core.lock:
+            for work in self.by_key.values():
+                waiting = len(work.queue)
+                if waiting != work.told and now - work.told_at > NEED_PAUSE_S:
+                    self.tell_need(work)
+                if work.leases and not work.queue:
+                    for lease in tuple(work.leases):
+                        if not lease.pending and now - lease.idle_since > IDLE_LEASE_S:
+                            self._give_back(lease)
+
+    # ---------------------------------------------------------------------------------------------- leases
+
+    def _on_leased(self, agent: Link, message: list[Any]) -> None:
+        _, key, number, process, addresses, gpus = message
+        work = self.by_key[key]
+        is_home = agent is self.core.agent
+        if is_home:
+            work.seen += 1
+        if not work.queue:
+            agent.out.append((wire.RETURN, number, True))
+            agent.flush()
+            return
+
+        def connected(link: Link | None) -> None:
+            if link is None:
+                agent.out.append((wire.RETURN, number, False))
+                agent.flush()
+                self.tell_need(work)
+                return
+            lease = Lease(number, process, link, work, agent, gpus)
+            link.lease = lease
+            self.leases[agent.fd, number] = lease
+            work.leases.append(lease)
+            self.refill(lease)
+
+        self.core.with_peer((process, tuple(addresses)), connected)
+
+    def _on_reclaim(self, agent: Link, message: list[Any]) -> None:
+        lease = self.leases.get((agent.fd, message[1]))
+        if lease is not None and not lease.is_retiring:
+            lease.is_retiring = True
+            if lease in lease.work.leases:
+                lease.work.leases.remove(lease)
+            self._retire_if_done(lease)
+            if lease.work.queue:
+                self.tell_need(lease.work)
+
+    def _retire_if_done(self, lease: Lease) -> None:
+        if lease.is_retiring and not lease.is_dead and not lease.link.pending:
+            self._give_back(lease)
+
+    def _give_back(self, lease: Lease, *, is_reusable: bool = True) -> None:
+        if lease in lease.work.leases:
+            lease.work.leases.remove(lease)
+        lease.is_retiring = True
+        self.leases.pop((lease.agent.fd, lease.lease), None)
+        if lease.link.lease is lease:
+            lease.link.lease = None
+        lease.agent.out.append((wire.RETURN, lease.lease, is_reusable))
+        lease.agent.flush()
+
+    def _on_unstarted(self, link: Link, message: list[Any]) -> None:
+        """Take back what the worker will not start soon; first in the queue again."""
+        work = None
+        for n in reversed(message[1]):
+            ref = link.pending.pop(n, None)
+            if type(ref) is ObjectRef and ref._recipe is not None:
+                work = ref._recipe.work
+                work.queue.appendleft(ref)
+        lease = link.lease
+        if lease is not None:
+            self._retire_if_done(lease)
+        if work is not None:
+            for other in tuple(work.leases):
+                if other.link is not link:
+                    self.refill(other)
+            if work.queue:
+                self.tell_need(work)
+
+    def _on_placed(self, agent: Link, message: list[Any]) -> None:
+        """Ask other nodes' agents for the leases that the head placed there."""
+        _, key, places = message
+        work = self.by_key.get(key)
+        if work is None:
+            return
+        for node, addresses, count in places:
+            if len(self.leases) < 512:
+                self._with_agent(node, addresses, lambda link, count=count: self._need_there(link, work, count))
+
+    def _need_there(self, agent: Link | None, work: WorkClass, count: int) -> None:
+        if agent is None:
+            return
+        if work.key not in agent.known:  # type: ignore[comparison-overlap]
+            agent.known.add(work.key)  # type: ignore[arg-type]
+            agent.out.append((wire.CLASS, work.key, work.spec))
+        count = min(count, len(work.queue))
+        if count:
+            duration_us = work.duration_us
+            agent.out.append((wire.NEED, work.key, count, 0, -1 if duration_us is None else int(duration_us), 0))
+        agent.flush()
+
+    def _with_agent(self, node: str, addresses: list[str], call: Callable[[Link | None], None]) -> None:
+        link = self.agents.get(node)
+        if link is not None and not link.is_closed:
+            call(link)
+            return
+
+        def connected(link: Link | None) -> None:
+            if link is not None and link.state is None:
+                link.state = "agent"
+                self.agents[node] = link
+                link.out.append((wire.ATTACH, "owner", self.core.process, 0, {"addresses": list(self.core.address[1])}))
+            call(link)
+
+        self.core.with_peer((b"agent:" + node.encode(), tuple(addresses)), connected)
+
+    # ---------------------------------------------------------------------------------------------- results
+
+    def _on_results(self, link: Link, message: list[Any], ref: Any) -> None:
+        """After a frame with results: learn the function's duration, keep the worker busy."""
+        lease = link.lease
+        if lease is None:
+            return
+        recipe = ref._recipe if type(ref) is ObjectRef else None
+        if recipe is not None:
+            duration_us, known_us = message[4], recipe.duration_us
+            recipe.duration_us = duration_us if known_us is None else known_us + (duration_us - known_us) * 0.3
+            recipe.samples += 1
+            work = recipe.work
+            if recipe.samples >= 5:
+                work.duration_us = recipe.duration_us
+        if lease.work.queue or lease.is_retiring:
+            self.refill(lease)
+        elif not link.pending:
+            lease.idle_since = time.monotonic()
+
+    # ---------------------------------------------------------------------------------------------- failures
+
+    def _link_closed(self, link: Link) -> None:
+        """A broken connection is no death: keep what is owed until the agent's verdict."""
+        lease = link.lease
+        if lease is not None and not lease.is_dead:
+            lease.is_retiring = True
+            if lease in lease.work.leases:
+                lease.work.leases.remove(lease)
+            # The fence: the worker is killed before anything it may have started is done again.
+            lease.agent.out.append((wire.REVOKE, lease.lease, "connection lost"))
+            lease.agent.flush()
+        for (fd, number), held in tuple(self.leases.items()):
+            if fd == link.fd and held.agent is link:
+                self._agent_lost(held)
+                del self.leases[fd, number]
+        for node, agent in tuple(self.agents.items()):
+            if agent is link:
+                del self.agents[node]
+
+    def _agent_lost(self, lease: Lease) -> None:
+        """The granting agent is unreachable: its node's verdict comes from the head."""
+        lease.is_retiring = True
+        if lease in lease.work.leases:
+            lease.work.leases.remove(lease)
+        self.core.agent.out.append((wire.FATE, lease.process))
+        self.core.agent.flush()
+        self._orphans[lease.process] = lease
+
+    _orphans: dict[bytes, Lease] = {}
+
+    def _on_died(self, agent: Link, message: list[Any]) -> None:
+        """The verdict: what had started costs a retry, what had not is simply done again."""
+        _, process, why, started = message
+        for key, lease in tuple(self.leases.items()):
+            if lease.process == process:
+                del self.leases[key]
+                self._bury(lease, why, started)
+        orphan = self._orphans.pop(process, None)
+        if orphan is not None:
+            self._bury(orphan, why, started)
+        self.core.lending.forget(process)
+        for call in self.on_died:
+            call(process, why)
+
+    def _bury(self, lease: Lease, why: str, started: int) -> None:
+        lease.is_dead = lease.is_retiring = True
+        work, link = lease.work, lease.link
+        if lease in work.leases:
+            work.leases.remove(lease)
+        owed = list(link.pending.items())
+        link.pending.clear()
+        # Pushed in the order of `owed`; the mark names the last one that started (none: the first may have).
+        numbers = [n for n, _ in owed]
+        reached = numbers.index(started) if started in numbers else -1
+        free = []
+        for place, (_, ref) in enumerate(owed):
+            if type(ref) is not ObjectRef or ref._recipe is None:
+                continue
+            if place > reached and started >= 0:
+                free.append(ref)
+            else:
+                self.fail(ref, why, True)
+        for ref in reversed(free):
+            work.queue.appendleft(ref)
+        if work.queue:
+            self.tell_need(work)
+
+
+def finish_simply(link: Link, message: list[Any], ref: ObjectRef[Any]) -> None:
+    """Settle a ref with whatever came."""
+    ref._pins = ref._message = None
+    settle(ref, message[2], message[3])

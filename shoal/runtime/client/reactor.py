@@ -1,0 +1,357 @@
+"""The sockets of a driver or worker: one epoll set, read by whichever thread leads at the moment.
+
+A thread that waits for a result polls the sockets itself (the leader); other waiting threads follow and take over
+when it leaves. A helper thread leads while nobody else does. Compared with a dedicated reader thread this saves one
+hand-over per synchronous call. Nobody ever spins.
+
+A `Link` batches: what is queued leaves as one frame at `flush`. It never blocks: when the socket is full the rest
+waits for EPOLLOUT and further messages stay unencoded, so that back-pressure makes batches larger.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from shoal.foundation.errors import ShoalError
+from shoal.transport import blocking
+from shoal.wire.frames import FRAME_BYTES_MAX, LENGTH
+from shoal.wire.hello import UNAUTHENTICATED_MAX, Authenticator
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+_pack_length, _length_at = LENGTH.pack, LENGTH.unpack_from
+
+BUFFER_BYTES = 1 << 18
+# 256 KiB read into a kept buffer: `recv(262144)` would allocate, fault and free them on every call (about 25 us).
+MESSAGES_PER_FRAME = 512
+FRAME_SOFT_BYTES = 8 * 2**20
+"""A batch that encodes to more than this goes out in smaller frames next time; bounds memory, not messages."""
+
+
+class Link:
+    """One authenticated peer. `pending` holds what we asked and it has not answered, by number."""
+
+    __slots__ = (
+        "__weakref__",
+        "_leftover",
+        "_reactor",
+        "_send",
+        "_sock",
+        "_write_lock",
+        "addresses",
+        "fd",
+        "is_closed",
+        "is_tls",
+        "known",
+        "lease",
+        "out",
+        "partial",
+        "peer",
+        "pending",
+        "role",
+        "state",
+    )
+
+    def __init__(self, sock: socket.socket, reactor: Reactor) -> None:
+        self._sock, self._reactor, self._send = sock, reactor, sock.send
+        self.fd = sock.fileno()
+        self.is_tls = isinstance(sock, ssl.SSLSocket)
+        self._write_lock = threading.Lock()
+        self._leftover: memoryview | None = None
+        self.partial: bytearray | None = None
+        self.out: list[Any] = []
+        self.pending: dict[int, Any] = {}
+        self.known: set[bytes] = set()
+        self.lease: Any = None
+        self.is_closed = False
+        self.peer = b""
+        self.addresses: list[str] = []
+        self.role = 0
+        self.state: Any = None
+        """Whatever the owner of the link wants to find again: a caller's record, an actor's state."""
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the socket takes it."""
+        if self._leftover is not None:
+            return
+        with self._write_lock:
+            if self._leftover is not None:
+                return
+            out = self.out
+            while out:
+                count = len(out)
+                if count > MESSAGES_PER_FRAME:
+                    batch = out[:MESSAGES_PER_FRAME]
+                    count = MESSAGES_PER_FRAME
+                else:
+                    batch = out[:count]
+                del out[:count]
+                if not self._write(_frame_of(batch)):
+                    return
+
+    def _write(self, data: bytes) -> bool:
+        """Send one frame; False if the socket is full or gone."""
+        try:
+            sent = self._send(data)
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            sent = 0
+        except (OSError, ValueError):
+            self.is_closed = True  # the reader sees the end of file and cleans up
+            return False
+        if sent < len(data):
+            self._leftover = memoryview(data)[sent:]
+            self._reactor.want_write(self, True)
+            return False
+        return True
+
+    def on_writable(self) -> None:
+        """Send the rest of a frame that the socket did not take at once."""
+        with self._write_lock:
+            rest = self._leftover
+            if rest is not None:
+                try:
+                    sent = self._send(rest)
+                except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                    return
+                except (OSError, ValueError):
+                    self.is_closed, self._leftover = True, None
+                    return
+                if sent < len(rest):
+                    self._leftover = rest[sent:]
+                    return
+                self._leftover = None
+            self._reactor.want_write(self, False)
+        self.flush()
+
+    def receive_into(self, buffer: bytearray) -> int:
+        """Return how many bytes were read, 0 at the end.
+
+        Raises:
+            BlockingIOError, ssl.SSLWantReadError: nothing is there.
+        """
+        if not self.is_tls:
+            return self._sock.recv_into(buffer)
+        with self._write_lock:  # one TLS session must not be read and written at once
+            return self._sock.recv_into(buffer)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether TLS holds decrypted bytes that epoll does not know of."""
+        return self.is_tls and not self.is_closed and self._sock.pending() > 0  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Close the socket; the reactor has let go of it."""
+        self.is_closed = True
+        self._sock.close()
+
+
+class Reactor:
+    """The links of this process, its listeners, and the lock of whoever reads them."""
+
+    def __init__(self, handle: Callable[[Link, list[Any]], None], closed: Callable[[Link], None]) -> None:
+        self._epoll = select.epoll()
+        self._poll = self._epoll.poll
+        self.links: dict[int, Link] = {}
+        self.lock = threading.Lock()
+        """Held by the thread that leads."""
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._handle, self._closed = handle, closed
+        self._listeners: dict[int, tuple[socket.socket, ssl.SSLContext | None, Authenticator, Callable[[Link], None]]] = {}
+        self._unauthenticated = 0
+        self.polls = 0
+        """How often anybody polled: the helper sees from it whether somebody leads."""
+
+    @property
+    def fd(self) -> int:
+        """The epoll descriptor, for an event loop that watches all links at once."""
+        return self._epoll.fileno()
+
+    def add(self, sock: socket.socket) -> Link:
+        """Watch an authenticated, non-blocking socket."""
+        link = Link(sock, self)
+        self.links[link.fd] = link
+        self._epoll.register(link.fd, select.EPOLLIN)
+        return link
+
+    def listen(
+        self,
+        sock: socket.socket,
+        ssl_context: ssl.SSLContext | None,
+        authenticator: Authenticator,
+        greeted: Callable[[Link], None],
+    ) -> None:
+        """Accept peers on a listening socket; `greeted` is called for each whose hello holds, before its first message."""
+        sock.setblocking(False)
+        self._listeners[sock.fileno()] = (sock, ssl_context, authenticator, greeted)
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def want_write(self, link: Link, is_wanted: bool) -> None:
+        """Watch, or no longer, for room in the link's socket."""
+        try:
+            self._epoll.modify(link.fd, select.EPOLLIN | select.EPOLLOUT if is_wanted else select.EPOLLIN)
+        except (OSError, ValueError):
+            link.is_closed = True
+
+    def kick(self) -> None:
+        """Make the leader return from its poll."""
+        os.eventfd_write(self._wake_fd, 1)
+
+    def poll(self, timeout_s: float = -1) -> None:
+        """Wait for events and handle them. Only with `lock` held."""
+        self.polls += 1
+        for fd, event in self._poll(timeout_s):
+            link = self.links.get(fd)
+            if link is None:
+                self._other(fd)
+                continue
+            if event & select.EPOLLOUT:
+                link.on_writable()
+            if event & ~select.EPOLLOUT:
+                self._read(link)
+                while link.has_more:
+                    self._read(link)
+
+    def drop(self, link: Link) -> None:
+        """Forget a link and close it. Its owner is told by `closed`. Only with `lock` held, or before anybody polls."""
+        if self.links.pop(link.fd, None) is None:
+            return
+        try:
+            self._epoll.unregister(link.fd)
+        except (OSError, ValueError):
+            pass
+        link.close()
+        self._closed(link)
+
+    def close(self) -> None:
+        """Close everything, telling nobody. Nobody may poll any more."""
+        for link in tuple(self.links.values()):
+            link.close()
+        self.links.clear()
+        for sock, *_ in self._listeners.values():
+            sock.close()
+        self._listeners.clear()
+        self._epoll.close()
+        os.close(self._wake_fd)
+
+    def close_in_child(self) -> None:
+        """After a fork by user code: let go of every descriptor without a word to anybody."""
+        for fd in (*self.links, *self._listeners, self._epoll.fileno(), self._wake_fd):
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+
+    def _read(self, link: Link) -> None:
+        try:
+            count = link.receive_into(self._buffer)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except (OSError, ValueError):
+            count = 0
+        if count == 0:
+            self.drop(link)
+            return
+        view, partial = self._view, link.partial
+        if partial is not None:
+            partial += view[:count]
+            if len(partial) < 4 or len(partial) - 4 < _length_at(partial, 0)[0]:
+                if len(partial) >= 4 and _length_at(partial, 0)[0] > FRAME_BYTES_MAX:
+                    self.drop(link)
+                return
+            view, count = memoryview(partial), len(partial)
+            link.partial = None
+        start = 0
+        handle = self._handle
+        try:
+            while count - start >= 4:
+                length = _length_at(view, start)[0]
+                end = start + 4 + length
+                if end > count:
+                    if length > FRAME_BYTES_MAX:
+                        self.drop(link)
+                        return
+                    break
+                messages = _decode(view[start + 4 : end])
+                start = end
+                handle(link, messages)
+        except msgspec.DecodeError:
+            self.drop(link)
+            return
+        if start < count:
+            link.partial = bytearray(view[start:count])
+
+    def _other(self, fd: int) -> None:
+        if fd == self._wake_fd:
+            try:
+                os.eventfd_read(self._wake_fd)
+            except BlockingIOError:
+                pass
+            return
+        listener = self._listeners.get(fd)
+        if listener is not None:
+            self._accept(*listener)
+
+    def _accept(
+        self,
+        sock: socket.socket,
+        ssl_context: ssl.SSLContext | None,
+        authenticator: Authenticator,
+        greeted: Callable[[Link], None],
+    ) -> None:
+        while True:
+            try:
+                peer, _ = sock.accept()
+            except OSError:
+                return
+            if self._unauthenticated >= UNAUTHENTICATED_MAX:
+                peer.close()
+                continue
+            self._unauthenticated += 1
+            # The hello waits for the other side, at most 2 s, so it gets a thread of its own.
+            threading.Thread(
+                target=self._greet, args=(peer, ssl_context, authenticator, greeted), name="shoal-hello", daemon=True
+            ).start()
+
+    def _greet(
+        self,
+        peer: socket.socket,
+        ssl_context: ssl.SSLContext | None,
+        authenticator: Authenticator,
+        greeted: Callable[[Link], None],
+    ) -> None:
+        try:
+            sock, role = blocking.answer(peer, ssl_context, authenticator)
+        except (OSError, ShoalError):
+            return
+        finally:
+            self._unauthenticated -= 1
+        try:
+            link = Link(sock, self)
+            link.role = role
+            greeted(link)
+            self.links[link.fd] = link
+            self._epoll.register(link.fd, select.EPOLLIN)
+        except (OSError, ValueError):
+            sock.close()  # we ended meanwhile
+
+
+def _frame_of(batch: list[Any]) -> bytes:
+    """Return one frame. A message that msgpack cannot hold (a lone surrogate in a str) is mended by its own pickle."""
+    try:
+        body = _encode(batch)
+    except (ValueError, TypeError, OverflowError, UnicodeEncodeError):
+        from shoal.runtime.client.codec import mended
+
+        body = _encode([mended(message) for message in batch])
+    return _pack_length(len(body)) + body

@@ -1,0 +1,173 @@
+"""What happens when a result arrives, or will never arrive: settle, keep what it brought alive, retry, fail."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from shoal.runtime.client.codec import holds_of, nested_of
+from shoal.runtime.client.core import Core
+from shoal.runtime.client.owner import Owner
+from shoal.runtime.client.reactor import Link
+from shoal.runtime.client.refs import ObjectRef, Token, settle
+from shoal.wire import tasks as wire
+
+
+class Several:
+    """A task whose results are not exactly one: `refs` are what the caller holds; the first stands for the task."""
+
+    __slots__ = ("refs",)
+
+    def __init__(self, refs: list[ObjectRef[Any]]) -> None:
+        self.refs = refs
+
+
+class Results:
+    """Takes every result that is not simply a native value."""
+
+    def __init__(self, core: Core, owner: Owner) -> None:
+        self._core, self._owner = core, owner
+        self.several: dict[int, Several] = {}
+        """Tasks with other than one result, by number."""
+        core.on_result = self.arrived
+        core.handlers[wire.KEPT] = self._on_kept
+        owner.fail = self.worker_died
+
+    def arrived(self, link: Link, message: list[Any], entry: Any) -> None:
+        """Take one result. With the core's lock held."""
+        n, format, data = message[1], message[2], message[3]
+        if type(entry) is not ObjectRef:
+            entry(format, data)  # an answer that somebody in the runtime waits for
+            return
+        if format == wire.ERROR and entry._recipe is not None and self._is_retried(entry, data):
+            return
+        self.settle(entry, format, data, (self._core.process, n))
+
+    def settle(self, ref: ObjectRef[Any], format: int, data: Any, token: Token) -> None:
+        """Settle one ref with a value that came under `token`, taking charge of the refs inside."""
+        several = self.several.pop(ref._n, None) if self.several else None
+        ref._message = None
+        pins, ref._pins = ref._pins, None
+        if several is not None:
+            self._settle_several(several, format, data, token)
+        else:
+            self._settle_one(ref, format, data, token)
+        del pins  # only now may the arguments go: results may hold refs that came as arguments
+
+    def _settle_several(self, several: Several, format: int, data: Any, token: Token) -> None:
+        if format == wire.SEVERAL:
+            holds: dict[bytes, Any] = {}
+            for one_format, one_data in data:
+                holds.update(holds_of(nested_of(one_format, one_data), token))
+            for ref, (one_format, one_data) in zip(several.refs, data, strict=True):
+                self._settle_one(ref, one_format, one_data, token, holds)
+        else:
+            for ref in several.refs:
+                settle(ref, format, data)
+
+    def _settle_one(
+        self, ref: ObjectRef[Any], format: int, data: Any, token: Token, holds: dict[bytes, Any] | None = None
+    ) -> None:
+        nested = nested_of(format, data)
+        if nested:
+            ref._hold = holds_of(nested, token) if holds is None else holds
+            ref._pins = own_refs(self._core, nested)
+        settle(ref, format, data)
+
+    # ---------------------------------------------------------------------------------------------- kept arguments
+
+    def _on_kept(self, link: Link, message: list[Any]) -> None:
+        """Refs among a task's arguments outlive it: their owners must know before we let go of our pins."""
+        n = message[1]
+        ref = link.pending.get(n)
+        if type(ref) is ObjectRef and ref._pins:
+            self.lend_all(link.peer, (self._core.process, n), ref._pins)
+
+    def lend_all(self, borrower: bytes, token: Token, refs: list[ObjectRef[Any]]) -> None:
+        """Register refs (and those inside their inlined values) for `borrower`, at us or at their owners."""
+        own: list[ObjectRef[Any]] = []
+        foreign: dict[bytes, tuple[Any, list[int], list[Any]]] = {}
+        for ref in refs:
+            if ref._owner == self._core.process:
+                own.append(ref)
+            else:
+                entry = foreign.setdefault(ref._owner, (ref._message, [], []))
+                entry[1].append(ref._n)
+                entry[2].append(ref)
+            if ref._ready:
+                for owner, addresses, numbers in nested_of(ref._format, ref._data):
+                    if owner != self._core.process:
+                        entry = foreign.setdefault(owner, ((owner, tuple(addresses)), [], []))
+                        entry[1].extend(numbers)
+                        entry[2].append(ref)
+        if own:
+            self._core.lending.lend(borrower, token, own)
+        for owner, (address, numbers, pins) in foreign.items():
+            if owner != borrower:
+                self.tell_lent(address, borrower, token, numbers, pins)
+
+    def tell_lent(self, address: Any, borrower: bytes, token: Token, numbers: list[int], pins: list[Any]) -> None:
+        """Tell an owner that `borrower` holds its objects too; `pins` live until it has confirmed."""
+
+        def connected(link: Link | None) -> None:
+            if link is None:
+                return  # a dead owner has nothing to keep
+            n = next(self._core.ids)
+            link.pending[n] = lambda format, data, pins=pins: None  # holds the pins until the answer
+            link.out.append((wire.LEND, n, borrower, list(token), numbers))
+            self._core.touch(link)
+
+        self._core.with_peer(address, connected)
+
+    # ---------------------------------------------------------------------------------------------- failures
+
+    def _is_retried(self, ref: ObjectRef[Any], data: bytes) -> bool:
+        """Submit the task again if its user error is one that shall be retried."""
+        recipe = ref._recipe
+        if not recipe.retry_on or ref._tries == 0 or ref._message is None:
+            return False
+        error = pickle.loads(data)
+        cause = getattr(error, "cause", None) or error
+        if not isinstance(cause, recipe.retry_on):
+            return False
+        if ref._tries > 0:
+            ref._tries -= 1
+        self._owner.push(ref, recipe)
+        return True
+
+    def worker_died(self, ref: ObjectRef[Any], why: str, has_started: bool) -> None:
+        """A task's worker died while it ran: again, if it may; else that is its result."""
+        if ref._ready:
+            return
+        if ref._tries != 0 and ref._message is not None and not why.startswith("group removed"):
+            if ref._tries > 0:
+                ref._tries -= 1
+            self._owner.push(ref, ref._recipe)
+            return
+        self.settle(ref, wire.ERROR, pickle.dumps(death_of_task(ref, why)), (self._core.process, ref._n))
+
+
+def own_refs(core: Core, nested: Any) -> list[ObjectRef[Any]] | None:
+    """Return our own refs that a value holds, so that the container keeps them."""
+    found = []
+    for owner, _, numbers in nested:
+        if owner == core.process:
+            for n in numbers:
+                ref = core.escaped.refs.get(n)
+                if ref is not None:
+                    found.append(ref)
+    return found or None
+
+
+def death_of_task(ref: ObjectRef[Any], why: str) -> Exception:
+    """Return the error of a task whose worker died."""
+    from shoal import exceptions
+
+    name = ref._recipe.name if ref._recipe is not None else "the task"
+    if why.startswith("out of memory"):
+        return exceptions.OutOfMemoryError(f"task `{name}`: {why}")
+    if why.startswith("group removed"):
+        return exceptions.TaskPlacementGroupRemoved(f"task `{name}`: {why}")
+    if why.startswith("cancelled"):
+        return exceptions.TaskCancelledError(ref.hex())
+    return exceptions.WorkerCrashedError(f"task `{name}`: {why}")

@@ -1,0 +1,81 @@
+"""To whom the worker belongs: its job's paths, working directory and environment, its GPUs, its actor."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from typing import TYPE_CHECKING, Any
+
+from shoal.runtime.client.environment import environment
+from shoal.runtime.client.strategies import GroupPlace
+
+if TYPE_CHECKING:
+    from shoal.runtime.worker.execute import Executor
+
+
+class Binding:
+    """What BIND and BUILD told."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._job: str | None = None
+        self.amounts: dict[str, int] = {}
+        self.held_cpu: bool | None = None
+        self.group: GroupPlace | None = None
+
+    @property
+    def holds_cpu(self) -> bool:
+        """Whether blocking gives a CPU back."""
+        if self.held_cpu is not None:
+            return self.held_cpu
+        return bool(self.amounts.get("CPU"))
+
+    def bind(self, info: dict[str, Any]) -> None:
+        """Belong to a job; a second time only the amounts and GPUs may differ."""
+        self.amounts = info.get("amounts", {})
+        gpus = info.get("gpus") or []
+        if gpus or "GPU" in self.amounts:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        group = info.get("group")
+        self.group = GroupPlace(*group) if group else None
+        session = self._executor.session
+        if self._job == info["job"]:
+            return
+        self._job = session.job = info["job"]
+        session.namespace = info.get("namespace", "")
+        own = info.get("environment") or {}
+        session.environment = environment_or_none(own)
+        session.job_info = {name: info.get(name) for name in ("sys_path", "cwd", "environment", "namespace")}
+        for path in own.get("py_modules", ()):
+            folder = os.path.dirname(path)  # the module's parent is what must be importable
+            sys.path.insert(0, folder)
+        for path in info.get("sys_path", ()):
+            if path not in sys.path:
+                sys.path.append(path)
+        cwd = own.get("working_dir") or info.get("cwd")
+        if cwd:
+            try:
+                os.chdir(cwd)
+            except OSError:
+                pass  # another host: the folder is not there
+        if own.get("working_dir"):
+            sys.path.insert(0, own["working_dir"])
+        os.environ.update(own.get("env_vars", {}))
+
+    def build(self, message: list[Any]) -> Any:
+        """Construct the actor that lives here from now on."""
+        from shoal.runtime.worker.actor import build
+
+        _, actor_id, generation, spec, options = message
+        return build(self._executor, actor_id, generation, pickle.loads(spec), options)
+
+
+def environment_or_none(given: dict[str, Any]) -> Any:
+    """Return a checked environment; folders that are not on this host do not matter here."""
+    try:
+        return environment(given)
+    except (ValueError, TypeError):
+        return environment({"env_vars": given.get("env_vars", {})})
+
+

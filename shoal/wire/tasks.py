@@ -1,0 +1,135 @@
+"""What clients (drivers and workers), agents and each other say on the task path: lists that begin with one whole number.
+
+These messages are plain lists, not structs: on the fast path a tuple goes in and a list comes out, and one encode
+serves a whole batch. Both ends of a link number what they send by the sender's own object counter, so an id on the
+wire is a small number; the process id of the sender, told once in `HELLO`, makes it unique.
+
+Names of fields: `n` a number of the sender's counter, `process` a process id (bytes), `addresses` a list of address
+texts, `key` the number that a client gave to a class of work, `lease` the number that an agent gave to a lease.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# ------------------------------------------------------------------------------------------------ how a value is written
+NATIVE: Final = 0
+"""A scalar (bytes, str, float, bool, None, int of 64 bits), or the tuple of positional arguments made of such."""
+PICKLED: Final = 1
+"""Bytes of pickle protocol 5 without out-of-band buffers or refs. Arguments: of `(args, kwargs)`."""
+PARTS: Final = 2
+"""Arguments only: `[[format, data], ...]` for each positional argument, then a list of names for the last of them."""
+BUFFERED: Final = 3
+"""`[pickle, [buffer, ...]]`: small out-of-band buffers."""
+NESTED: Final = 4
+"""`[pickle, [buffer, ...], [[process, addresses, [n, ...]], ...]]`: the value holds refs of these owners."""
+STORED: Final = 5
+"""`[place, size, nested]`: the value lies in a node's object store; `place` is the store's own description."""
+REF: Final = 6
+"""Arguments only: `[process, addresses, n]`: ask the owner for it before the task starts."""
+NOTHING: Final = 7
+"""No value: the answer of a call with `num_returns=0`."""
+ERROR: Final = 9
+"""Bytes of a pickled exception."""
+
+# ------------------------------------------------------------------------------------------------ between peers (clients)
+HELLO: Final = 1
+"""process, addresses: the first message in both directions."""
+FUNCTION: Final = 2
+"""function (16 bytes), blob, name: sent once per link, before the first task that needs it."""
+TASK: Final = 3
+"""n, function, format, arguments: a plain task with one result and no options that its worker must know."""
+SPECIAL: Final = 4
+"""n, function, format, arguments, options: num_returns, is_streaming, name, attempt, group ..., see `Options`."""
+CALL: Final = 5
+"""n, method, format, arguments: an actor call with one result."""
+SPECIAL_CALL: Final = 6
+"""n, method, format, arguments, options."""
+RESULT: Final = 7
+"""n, format, data, duration_us: the answer to TASK, CALL, ASK_VALUE; a format of SEVERAL holds `[[format, data], ...]`."""
+UNSTARTED: Final = 8
+"""[n, ...]: tasks that the worker gives back unstarted: it blocks, or runs a long one."""
+ASK_VALUE: Final = 9
+"""n, object: the value of the receiver's object, once it is ready; answered by RESULT."""
+ASK_READY: Final = 10
+"""n, object: as ASK_VALUE, answered with format NOTHING once the object is ready; for `wait`."""
+RELEASE: Final = 11
+"""[[sender, token], ...]: the receiver's refs lent under these tokens are no longer held here."""
+LEND: Final = 12
+"""n, borrower, token, [object, ...]: the receiver's objects are now also held by `borrower`; answered by RESULT."""
+CANCEL: Final = 13
+"""n, is_forced, is_recursive."""
+ITEM: Final = 14
+"""n, index, format, data: one item of a streaming generator; the last word is its RESULT."""
+CONSUMED: Final = 15
+"""n, count: the caller has taken so many items (back-pressure)."""
+KEPT: Final = 16
+"""n: arguments of the task hold refs that outlive it; said just before its RESULT."""
+LOST: Final = 17
+"""n, object: the receiver's object cannot be read where it was said to be; make it again."""
+STOP_STREAM: Final = 18
+"""n: nobody wants further items."""
+
+SEVERAL: Final = 8
+"""A format of RESULT: the results of a task with `num_returns` other than 1."""
+
+# ------------------------------------------------------------------------------------------------ client to agent
+ATTACH: Final = 30
+"""kind (`driver`, `worker` or `owner`: one whose home is another agent), process (empty: give me one), os pid, info."""
+CLASS: Final = 31
+"""key, spec: a class of work: amounts, selector, spread, job, environment, group, bundle, max_calls."""
+NEED: Final = 32
+"""key, waiting, seen, duration_us (-1: unknown), running: the whole backlog of the class, not a change."""
+RETURN: Final = 33
+"""lease, is_reusable."""
+BLOCKED: Final = 34
+"""Nothing follows: this worker's task waits in `get` or `wait`."""
+UNBLOCKED: Final = 35
+ASK: Final = 36
+"""n, what, args: a request to the head."""
+FATE: Final = 37
+"""process: has it died? Answered by DIED, now or as soon as it does, or by ALIVE."""
+ROWS: Final = 38
+"""[row, ...], dropped: what ran here, for the state tables."""
+ACTOR_UP: Final = 39
+"""actor, generation: the constructor returned."""
+ACTOR_FAILED: Final = 40
+"""actor, generation, cause, why, error: the constructor raised, or the actor ends of its own wish."""
+REVOKE: Final = 41
+"""lease, why: kill its worker; answered by DIED with what had started."""
+STORE: Final = 42
+"""n, what, arguments: a request to the node's object store; answered by ANSWER."""
+PRINTED: Final = 43
+"""[line, ...], is_error: what the worker's code printed, for its driver."""
+LOCAL: Final = 44
+"""n, what, args: a request that the agent answers itself."""
+
+# ------------------------------------------------------------------------------------------------ agent to client
+WELCOME: Final = 60
+"""process, info."""
+LEASED: Final = 61
+"""key, lease, process, addresses, gpus."""
+RECLAIM: Final = 62
+"""lease: others wait; give it back once what was pushed is done."""
+DIED: Final = 63
+"""process, why, started: the verdict; `started` is the highest n that its worker began (-1: unknown)."""
+ALIVE: Final = 64
+"""process."""
+ANSWER: Final = 65
+"""n, is_ok, value: of ASK, STORE or LOCAL."""
+TELL: Final = 66
+"""what, value: news from the head."""
+PLACED: Final = 67
+"""key, [[node, addresses, count], ...]: ask these agents for leases."""
+BIND: Final = 68
+"""info: the worker now belongs to a job: paths, working directory, environment, GPUs."""
+BUILD: Final = 69
+"""actor, generation, spec, info: construct this actor."""
+STOP: Final = 70
+"""why: end at once."""
+UNPLACEABLE: Final = 71
+"""key, why, is_final: the class fits nowhere now; final: it never will, fail its tasks."""
+FORWARDED: Final = 72
+"""[[name, pid, node, is_error, [line, ...]], ...]: prints of the job's workers."""
+GO_ON: Final = 73
+"""is_frozen: no longer used by plain tasks; fencing of actors."""
