@@ -17,15 +17,6 @@ from shoal.providers.prices.market import Stall, market
 from shoal.providers.sim.faults import Faults
 from shoal.testing.simulation import Setting
 
-_FAULT_NAMES = {
-    "throttled": "throttle",
-    "never_joins": "never_join",
-    "halted": "halts_per_h",
-    "interruption": "interruptions_per_h",
-    "price_change": "price_changes_per_h",
-}
-"""What a cluster file calls a fault, where the simulated cloud has another word."""
-
 BOOT_S, BOOT_SPREAD = 60.0, 0.5
 """Boot time of machines whose cluster file does not say: typical of a Linux VM with set-up baked in."""
 
@@ -94,6 +85,4 @@ def improver(policy: str) -> Improve:
 
 
 def _faults(said: dict[str, Any]) -> Faults:
-    known = Faults.__struct_fields__
-    renamed = {_FAULT_NAMES.get(name, name): value for name, value in said.items()}
-    return Faults(**{name: float(value) for name, value in renamed.items() if name in known})
+    return Faults(**{name: float(value) for name, value in said.items() if name in Faults.__struct_fields__})

@@ -1,0 +1,219 @@
+"""`shoal plan --demand` and `shoal prices`, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.cli.main import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+CLUSTER = """
+cluster_name: planned
+max_workers: 200
+provider: {type: aws, region: us-east-1}
+head_node_type: head
+available_node_types:
+  head: {node_config: {InstanceType: m5.large}, resources: {}, max_workers: 0}
+  cpu: {machine_types: [m5.large, m5.xlarge, c5.2xlarge, r5.xlarge], max_workers: 200}
+  gpu: {machine_types: "gpu: 1 x L4", max_workers: 2}
+"""
+DEMAND = """cpu,memory_gib,gpu,gpu_model,count,gang,strategy,labels
+1,2,,,30,,,
+2,12,,,5,,,
+2,4,1,L4,2,,,
+4,8,,,3,train,STRICT_SPREAD,
+1,2,,,1,train,STRICT_SPREAD,
+"""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["shoal", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    cluster, demand = tmp_path / "cluster.yaml", tmp_path / "demand.csv"
+    cluster.write_text(CLUSTER)
+    demand.write_text(DEMAND)
+    return cluster, demand
+
+
+def _plan(run: Run, files: tuple[Path, Path], *more: object) -> tuple[int, dict[str, Any]]:
+    code, out, _ = run("plan", files[0], "--demand", files[1], "--format", "json", "--effort", 2, *more)
+    return code, json.loads(out)
+
+
+def test_every_unit_is_placed_on_a_machine_that_holds_it(run: Run, files: tuple[Path, Path]) -> None:
+    code, said = _plan(run, files)
+
+    assert code == 0
+    assert said["is_served"]
+    lines = {row["line"]: row for row in said["demand"]}
+    placed: Counter[int] = Counter()
+    for machine in said["machines"]:
+        used = {"cpu": 0.0, "memory_gib": 0.0, "gpu": 0.0}
+        for one in machine["placed"]:
+            assert sum(part["count"] for part in one["lines"]) == one["count"]
+            for part in one["lines"]:
+                placed[part["line"]] += part["count"]
+                for name in used:
+                    used[name] += part["count"] * lines[part["line"]][name]
+        assert all(used[name] <= machine[name] + 1e-9 for name in used), machine
+    assert placed == Counter({row["line"]: row["count"] for row in said["demand"]})
+
+
+def test_the_members_of_a_strictly_spread_gang_stand_on_different_machines(run: Run, files: tuple[Path, Path]) -> None:
+    _, said = _plan(run, files)
+
+    holders = [one["count"] for machine in said["machines"] for one in machine["placed"] if one["demand"] == "train"]
+    assert holders == [1, 1, 1, 1]
+
+
+def test_the_price_is_the_sum_of_the_machines_list_prices(run: Run, files: tuple[Path, Path]) -> None:
+    _, said = _plan(run, files)
+
+    known = {"m5.large": 0.096, "m5.xlarge": 0.192, "c5.2xlarge": 0.34, "r5.xlarge": 0.252}
+    for machine in said["machines"]:
+        assert machine["usd_per_h"] == known.get(machine["type"], machine["usd_per_h"])
+    assert said["usd_per_h"] == pytest.approx(sum(machine["usd_per_h"] for machine in said["machines"]))
+    assert said["is_price_complete"]
+    assert any("list prices as of 2026-07-20" in note for note in said["notes"])
+    if said["lower_bound_usd_per_h"] is not None:
+        assert said["lower_bound_usd_per_h"] <= said["usd_per_h"] + 1e-9
+
+
+def test_the_same_files_seed_and_effort_give_the_same_bytes(run: Run, files: tuple[Path, Path]) -> None:
+    assert _plan(run, files) == _plan(run, files)
+
+
+def test_demand_that_nothing_holds_ends_in_1_and_says_why(run: Run, files: tuple[Path, Path]) -> None:
+    files[1].write_text("cpu,memory_gib,count\n500,1,2\n1,1,1\n")
+
+    code, said = _plan(run, files)
+
+    assert code == 1
+    (lack,) = said["unmet"]
+    assert (lack["demand"], lack["count"], lack["verdict"]) == ("L2", 2, "infeasible")
+    assert {reason["word"] for reason in lack["reasons"]} == {"too-small"}
+
+
+def test_limits_are_kept_and_named(run: Run, files: tuple[Path, Path]) -> None:
+    files[1].write_text("cpu,gpu,gpu_model,count\n1,1,L4,50\n")
+
+    code, said = _plan(run, files)
+
+    gpus = sum(machine["gpu"] for machine in said["machines"])
+    assert code == 1
+    assert len(said["machines"]) <= 2
+    assert said["unmet"][0]["count"] == 50 - gpus
+    assert said["unmet"][0]["verdict"] == "blocked"
+
+
+def test_an_offer_file_is_all_that_is_sold(run: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
+    files[1].write_text("cpu,memory_gib,count\n2,4,4\n")
+    offers = tmp_path / "offers.csv"
+    offers.write_text(
+        "provider,region,zone,type,market,cpu,memory_gib,gpu,usd_per_h,arch\n"
+        "aws,us-east-1,us-east-1a,m5.xlarge,on-demand,4,16,,0.2,amd64\n"
+        "aws,us-east-1,us-east-1a,c5.2xlarge,on-demand,8,16,,0.3,amd64\n"
+        "aws,us-east-1,us-east-1a,x9.huge,on-demand,64,256,,0.01,amd64\n"
+    )
+
+    code, said = _plan(run, files, "--offers", offers)
+
+    assert code == 0
+    assert [machine["type"] for machine in said["machines"]] == ["c5.2xlarge"], "x9.huge is no type of the file"
+    assert said["usd_per_h"] == pytest.approx(0.3)
+
+
+def test_an_unknown_price_is_never_0_and_comes_last(run: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
+    files[1].write_text("cpu,count\n2,1\n")
+    offers = tmp_path / "offers.csv"
+    header = "provider,region,zone,type,market,cpu,memory_gib,gpu,usd_per_h,arch\n"
+    unpriced = "aws,us-east-1,,m5.large,on-demand,2,8,,,amd64\n"
+    offers.write_text(header + unpriced + "aws,us-east-1,,m5.xlarge,on-demand,4,16,,90,amd64\n")
+
+    _, dear = _plan(run, files, "--offers", offers)
+    offers.write_text(header + unpriced)
+    code, blind = _plan(run, files, "--offers", offers)
+
+    assert [machine["type"] for machine in dear["machines"]] == ["m5.xlarge"]
+    assert code == 0
+    assert blind["machines"][0]["usd_per_h"] is None
+    assert not blind["is_price_complete"]
+
+
+def test_offers_of_other_providers_are_refused_with_a_hint(run: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
+    offers = tmp_path / "offers.csv"
+    offers.write_text("provider,type,cpu,usd_per_h\ngcp,n2-standard-4,4,0.2\n")
+
+    code, out, err = run("plan", files[0], "--demand", files[1], "--offers", offers)
+
+    assert code == 2
+    assert out == ""
+    assert "expected some of provider `aws`, got only `gcp`" in err
+
+
+def test_wrong_files_end_in_2_with_every_line(run: Run, files: tuple[Path, Path]) -> None:
+    files[1].write_text("cpu,count\nx,1\n1,y\n")
+
+    code, out, err = run("plan", files[0], "--demand", files[1])
+
+    assert code == 2
+    assert out == ""
+    assert "demand.csv:2:1: cpu: expected a number, got `x`" in err
+    assert "demand.csv:3:1: count: expected a whole number" in err
+
+
+def test_a_table_groups_equal_machines_and_words_go_to_stderr(run: Run, files: tuple[Path, Path]) -> None:
+    code, out, err = run("plan", files[0], "--demand", files[1], "--effort", 1)
+
+    assert code == 0
+    assert out.splitlines()[0].split()[:2] == ["COUNT", "NODE"]
+    assert "per hour for" in err
+    assert "per hour" not in out
+
+
+def test_prices_show_the_cheapest_with_date_and_source(run: Run) -> None:
+    code, out, err = run("prices", "m5.*", "--provider", "aws", "--region", "us-east-1", "--format", "json")
+
+    rows = json.loads(out)
+    assert code == 0
+    assert rows[0]["type"] == "m5.large"
+    assert {row["source"] for row in rows} == {"shipped"}
+    assert "as of 2026-07-20" in err
+
+
+def test_prices_of_nothing_end_in_1_and_name_the_near_ones(run: Run) -> None:
+    code, out, err = run("prices", "m5.lrge", "--provider", "aws")
+
+    assert (code, out) == (1, "")
+    assert "did you mean `m5.large`" in err
+
+
+def test_refreshing_from_nowhere_is_one_line(run: Run) -> None:
+    code, out, err = run(
+        "prices", "refresh", "--provider", "azure", "--region", "eastus", "--base", "http://127.0.0.1:1"
+    )
+
+    assert (code, out) == (1, "")
+    assert "expected the price list" in err
