@@ -43,7 +43,7 @@ async def run_autoscaler(path: Path) -> None:
     providers = providers_for(clock, loaded.policy, loaded.providers, place)
     boot = TicketBoot(spec.uid, spec.head_address, loaded.policy, providers)  # type: ignore[arg-type]
     ledger = Ledger.open(Path(spec.ledger), clock)
-    head = GrpcHead(address.parse(spec.grpc), None, discovery.load_credential(Path(spec.secret_file)))
+    head = GrpcHead(clock, address.parse(spec.grpc), discovery.load_credential(Path(spec.secret_file)))
     autoscaler = Autoscaler(
         clock,
         Chance(spec.uid),
