@@ -126,8 +126,7 @@ def _common() -> dict[str, FieldInfo]:
 def _section(title: str, words: str, model: type[BaseModel], fields: dict[str, FieldInfo] | None = None) -> str:
     lines = [f"## {title}", "", words, "", "| key | value | default | meaning |", "|---|---|---|---|"]
     for name, field in (model.model_fields if fields is None else fields).items():
-        if name != "type":
-            lines.append(f"| `{name}` | {_value(field)} | {_default(field)} | {_meaning(field)} |")
+        lines.append(f"| `{name}` | {_value(field)} | {_default(field)} | {_meaning(field)} |")
     if model is not NodeType and model.model_config.get("extra") == "allow":
         lines.append("| any other name | number |  | A resource of your own. |")
     return "\n".join([*lines, ""])

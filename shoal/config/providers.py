@@ -31,7 +31,7 @@ class Common(Section):
 class Local(Common):
     """Nodes are process groups on this machine."""
 
-    type: Literal["local"]
+    type: Literal["local"] = key(says="Which provider.", ray=True)
     oversubscribe: float = key(
         4.0,
         says="How many times this machine's CPUs all nodes together may offer.",
@@ -74,7 +74,7 @@ class Faults(Section):
 class Sim(Common):
     """A cloud in memory, for tests, `shoal simulate` and first steps."""
 
-    type: Literal["sim"]
+    type: Literal["sim"] = key(says="Which provider.", ray=True)
     seed: int = key(0, says="Same seed, same luck.", ge=0)
     faults: Faults = key(Faults(), says="What goes wrong, and how often.")
     catalogue: str | None = key(None, says="A shipped table of machine types and prices: `aws`, `gcp` or `azure`.")
@@ -92,7 +92,7 @@ class Sim(Common):
 class Ssh(Common):
     """Machines that exist already and are reached by SSH. Ray calls this provider `local`."""
 
-    type: Literal["ssh"]
+    type: Literal["ssh"] = key(says="Which provider.", ray=True)
     head_ip: str = key(says="Address of the head machine.", ray=True, min_length=1)
     worker_ips: OneOrMany = key((), says="Addresses of the other machines.", ray=True)
     external_head_ip: str | None = key(None, says="The head's address as seen from your laptop.", ray=True)
@@ -119,7 +119,7 @@ class SecurityGroup(Section):
 class Aws(Common):
     """EC2 instances."""
 
-    type: Literal["aws"]
+    type: Literal["aws"] = key(says="Which provider.", ray=True)
     region: str = key(says="Region, such as `us-west-2`.", ray=True, min_length=1)
     availability_zone: str | None = key(
         None, says="Zones, separated by commas; none written: all of the region.", ray=True
@@ -142,7 +142,7 @@ class GcpCredentials(Section):
 class Gcp(Common):
     """Compute Engine instances."""
 
-    type: Literal["gcp"]
+    type: Literal["gcp"] = key(says="Which provider.", ray=True)
     region: str = key(says="Region, such as `us-west1`.", ray=True, min_length=1)
     availability_zone: str | None = key(
         None, says="Zones, separated by commas; none written: all of the region.", ray=True
@@ -157,7 +157,7 @@ class Gcp(Common):
 class Azure(Common):
     """Azure virtual machines."""
 
-    type: Literal["azure"]
+    type: Literal["azure"] = key(says="Which provider.", ray=True)
     location: str = key(says="Region, such as `westus2`.", ray=True, min_length=1)
     resource_group: str = key(says="Resource group of everything that is created.", ray=True, min_length=1)
     subscription_id: str | None = key(None, says="Subscription; none: that of the Azure CLI.", ray=True)
@@ -175,7 +175,7 @@ class Azure(Common):
 class Kubernetes(Common):
     """Pods."""
 
-    type: Literal["kubernetes"]
+    type: Literal["kubernetes"] = key(says="Which provider.", ray=True)
     namespace: str = key("default", says="Namespace of the pods.", ray=True, min_length=1)
     context: str | None = key(None, says="Context of the kubeconfig; none: the current one.")
     kubeconfig: str | None = key(None, says="Path of the kubeconfig; none: the usual places.", unit="path")

@@ -101,11 +101,31 @@ class Resources(BaseModel):
 class Deadlines(Section):
     """How long an instance may wait in each state before it is given up."""
 
-    requested: Duration = key(_DEADLINES.requested_s, says="From the launch call to a listed machine.", unit="s")
-    booting: Duration = key(_DEADLINES.booting_s, says="From a listed machine to a joined node.", unit="s")
+    requested: Duration = key(
+        _DEADLINES.requested_s,
+        says="From the launch call to a listed machine.",
+        why="Clouds list a machine within a minute; twice that is a failure.",
+        unit="s",
+    )
+    booting: Duration = key(
+        _DEADLINES.booting_s,
+        says="From a listed machine to a joined node.",
+        why="The slowest boots with a set-up take some minutes.",
+        unit="s",
+    )
     draining: Duration = key(_DEADLINES.draining_s, says="For running work to finish.", unit="s")
-    releasing: Duration = key(_DEADLINES.releasing_s, says="Until the release call is made again.", unit="s")
-    lost: Duration = key(_DEADLINES.lost_s, says="Silent, until the machine is released.", unit="s")
+    releasing: Duration = key(
+        _DEADLINES.releasing_s,
+        says="Until the release call is made again.",
+        why="A release is idempotent, so asking again is safe.",
+        unit="s",
+    )
+    lost: Duration = key(
+        _DEADLINES.lost_s,
+        says="Silent, until the machine is released.",
+        why="A rebooting machine is back by then.",
+        unit="s",
+    )
 
 
 class NodeType(Section):
@@ -163,27 +183,59 @@ class ThinkingSection(Section):
     """When the planner stops looking for a cheaper plan."""
 
     act_gap: float = key(
-        _THINKING.act_gap, says="Act at once when this near to the proven bound.", unit="fraction", ge=0, le=1
+        _THINKING.act_gap,
+        says="Act at once when this near to the proven bound.",
+        why="Thinking longer saves less than waiting costs.",
+        unit="fraction",
+        ge=0,
+        le=1,
     )
     think_floor_usd: float = key(_THINKING.think_floor_usd, says="Act at once when less is at stake.", unit="USD", ge=0)
     think_max: Duration = key(_THINKING.think_s_max, says="Longest time to think.", unit="s")
     think_boot_share: float = key(
         _THINKING.think_boot_share, says="Longest time to think, as a share of a boot.", unit="fraction", ge=0, le=1
     )
-    quiet: Duration = key(_THINKING.quiet_s, says="Plan once demand has not grown for so long.", unit="s")
-    quiet_max: Duration = key(
-        _THINKING.quiet_s_max, says="Plan at the latest so long after the first unmet demand.", unit="s"
+    quiet: Duration = key(
+        _THINKING.quiet_s, says="Plan once demand has not grown for so long.", why="A burst becomes one plan.", unit="s"
     )
-    tick: Duration = key(_THINKING.tick_s, says="Plan at least this often.", unit="s")
+    quiet_max: Duration = key(
+        _THINKING.quiet_s_max,
+        says="Plan at the latest so long after the first unmet demand.",
+        why="A steady stream must not starve.",
+        unit="s",
+    )
+    tick: Duration = key(
+        _THINKING.tick_s,
+        says="Plan at least this often.",
+        why="Events may be lost; a look at everything makes up for it.",
+        unit="s",
+    )
 
 
 class HealthSection(Section):
     """How failures of offers are remembered."""
 
-    ttl_first: Duration = key(_HEALTH.ttl_first_s, says="Pause after an offer's first failure.", unit="s")
+    ttl_first: Duration = key(
+        _HEALTH.ttl_first_s,
+        says="Pause after an offer's first failure.",
+        why="Doubles with every further failure.",
+        unit="s",
+    )
     ttl_most: Duration = key(_HEALTH.ttl_most_s, says="Longest pause.", unit="s")
-    p_least: float = key(_HEALTH.p_least, says="Least chance of success that is believed.", unit="fraction", gt=0, le=1)
-    breaker_failures: int = key(_HEALTH.breaker_failures, says="Failures of one cause that stop launches.", ge=1)
+    p_least: float = key(
+        _HEALTH.p_least,
+        says="Least chance of success that is believed.",
+        why="An offer that failed long ago is tried again.",
+        unit="fraction",
+        gt=0,
+        le=1,
+    )
+    breaker_failures: int = key(
+        _HEALTH.breaker_failures,
+        says="Failures of one cause that stop launches.",
+        why="Once is bad luck, three times is a cause.",
+        ge=1,
+    )
     breaker_first: Duration = key(_HEALTH.breaker_first_s, says="First stop.", unit="s")
     breaker_most: Duration = key(_HEALTH.breaker_most_s, says="Longest stop.", unit="s")
 
@@ -197,7 +249,12 @@ class RepackSection(Section):
         _REPACK.saving_least_usd_per_h, says="Least saving of a move.", unit="USD/h", ge=0
     )
     disrupted_nodes_max: float = key(
-        _REPACK.disrupted_nodes_max, says="Most nodes that move at once.", unit="fraction", ge=0, le=1
+        _REPACK.disrupted_nodes_max,
+        says="Most nodes that move at once.",
+        why="The rest of the work goes on.",
+        unit="fraction",
+        ge=0,
+        le=1,
     )
     horizon: Duration = key(_REPACK.horizon_s, says="Time over which a move must pay.", unit="s")
     restart_cost: Duration = key(_REPACK.restart_cost_s, says="Work lost by a restart.", unit="s")
@@ -211,17 +268,48 @@ class PolicySection(Section):
         says="`work`: buy for the work that waits; `full`: a slot for every task, as Ray does.",
         why="100,000 tasks of 1 ms must not buy machines that boot after the work is done.",
     )
-    flap: Duration = key(_POLICY.flap_s, says="No idle drain of a type launched within this time.", unit="s")
-    gang_hold: Duration = key(_POLICY.gang_hold_s, says="How long machines are held for an incomplete gang.", unit="s")
+    flap: Duration = key(
+        _POLICY.flap_s,
+        says="No idle drain of a type launched within this time.",
+        why="Two boots cost more than a minute of idling.",
+        unit="s",
+    )
+    gang_hold: Duration = key(
+        _POLICY.gang_hold_s,
+        says="How long machines are held for an incomplete gang.",
+        why="The same as `deadlines.booting`.",
+        unit="s",
+    )
     spot_share_most: float = key(
         _POLICY.spot_share_most, says="Largest share of spot machines.", unit="fraction", ge=0, le=1
     )
     lease: Duration = key(
-        _POLICY.lease_s, says="An idle machine without contact ends itself after this time.", unit="s", gt=0
+        _POLICY.lease_s,
+        says="An idle machine without contact ends itself after this time.",
+        why="Longer than any restart of the head.",
+        unit="s",
+        gt=0,
     )
-    lease_busy: Duration = key(_POLICY.lease_busy_s, says="A working one after this time.", unit="s", gt=0)
-    gc_age: Duration = key(_POLICY.gc_age_s, says="Least age of a stray machine before it is released.", unit="s")
-    request_ttl: Duration = key(_POLICY.request_ttl_s, says="How long a `request_resources` holds.", unit="s", gt=0)
+    lease_busy: Duration = key(
+        _POLICY.lease_busy_s,
+        says="A working one after this time.",
+        why="Work in flight is worth an hour of waiting for a head that restarts.",
+        unit="s",
+        gt=0,
+    )
+    gc_age: Duration = key(
+        _POLICY.gc_age_s,
+        says="Least age of a stray machine before it is released.",
+        why="A listing may lag behind a launch by minutes.",
+        unit="s",
+    )
+    request_ttl: Duration = key(
+        _POLICY.request_ttl_s,
+        says="How long a `request_resources` holds.",
+        why="A forgotten request must not pay for machines for ever.",
+        unit="s",
+        gt=0,
+    )
     thinking: ThinkingSection = key(ThinkingSection(), says="When the planner stops looking for a cheaper plan.")
     health: HealthSection = key(HealthSection(), says="How failures of offers are remembered.")
     repack: RepackSection = key(RepackSection(), says="Whether work moves to cheaper nodes.")
@@ -266,7 +354,9 @@ class Cluster(Section):
 
     cluster_name: Name = key(says="Name of the cluster.", ray=True)
     provider: Provider = key(says="Where machines come from.", ray=True)
-    max_workers: int = key(_POLICY.max_workers, says="Most workers, the head not counted.", ray=True, ge=0)
+    max_workers: int = key(
+        _POLICY.max_workers, says="Most workers, the head not counted.", why="Ray's default.", ray=True, ge=0
+    )
     head_node_type: str | None = key(None, says="The node type of the head.", ray=True)
     available_node_types: dict[Name, NodeType] = key({}, says="Node types by name.", ray=True)
     upscaling_speed: float | None = key(
@@ -317,7 +407,9 @@ class Cluster(Section):
         gt=0,
         why="About one boot: less would buy machines for work that is done before they join.",
     )
-    min_up: Duration = key(_TYPE.min_up_s, says="Least time a machine is kept.", unit="s")
+    min_up: Duration = key(
+        _TYPE.min_up_s, says="Least time a machine is kept.", why="Clouds bill at least a minute.", unit="s"
+    )
     deadlines: Deadlines = key(Deadlines(), says="How long an instance may wait in each state.")
     policy: PolicySection = key(PolicySection(), says="How the planner decides.")
     security: Security = key(Security(), says="Who may reach the cluster.")

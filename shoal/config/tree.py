@@ -37,6 +37,8 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _CLOCK = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _DIGITS_MAX = 40
 
+_WANTED = re.compile(r"(?:did not find )?expected (.+?)(?:, but (?:got|found) .*)?", re.DOTALL)
+"""What the parser missed; libyaml and PyYAML's own parser word it differently."""
 _CONTEXTS = {
     "while parsing a block mapping": "mapping",
     "while parsing a block collection": "list",
@@ -243,9 +245,10 @@ def _syntax(tree: Tree, text: str, place: Place, error: yaml.MarkedYAMLError) ->
     hint = ""
     if error.context_mark and (what := _CONTEXTS.get(error.context or "")):
         hint = f"in the {what} that starts in line {error.context_mark.line + 1}"
-    wanted = problem.removeprefix("did not find expected ").replace("'", "`")
-    if wanted == problem:
+    found = _WANTED.fullmatch(problem)
+    if not found:
         return _stop(tree, place, "YAML", f"{problem} in {got}", hint)
+    wanted = found[1].replace("'", "`")
     return _stop(tree, place, _WORDS.get(wanted, wanted), got, hint)
 
 
