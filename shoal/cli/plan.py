@@ -22,31 +22,36 @@ _FILE = click.Path(path_type=Path)
 def plan(
     config: Path, demand: Path | None, offers: Path | None, form: str, seed: int, think_s: float, effort: int | None
 ) -> None:
-    """Show what the autoscaler would buy for a demand, the price and a proven lower bound.
+    """Show what the autoscaler would do, the price and a proven lower bound.
 
-    CONFIG is the cluster's YAML. Exits with 0 if every demand is served, 1 if one is not, 2 if a file is wrong.
+    CONFIG is the cluster's YAML. With --demand nothing is there yet; without it, the live cluster of that name is
+    looked at. Exits with 0 if every demand is served, 1 if one is not, 2 if a file is wrong.
     """
     from shoal.autoscaler.act import what_if
     from shoal.config.demand_csv import read_demand, read_offers
     from shoal.config.load import load
-    from shoal.foundation.errors import BadInput
     from shoal.providers.prices.catalogue import Catalogue
     from shoal.providers.prices.market import Stall, market
 
-    if demand is None:
-        raise BadInput("plan: expected `--demand FILE.csv`, got none", hint="docs/plan.md lists the columns")
     cluster = load(config)
     policy = cluster.policy
     for warning in cluster.warnings:
         say(str(warning))
-    rows = read_demand(demand)
+    rows = read_demand(demand) if demand is not None else ()
     catalogue = Catalogue()
     if offers is not None:
         kinds = {use.name: use.kind for use in cluster.providers}
         stall = Stall(offers=what_if.suited(policy, kinds, read_offers(offers), catalogue))
     else:
         stall = market(policy, cluster.providers, catalogue, beside=config.parent)
-    snapshot = what_if.snapshot_of(rows, stall.offers)
+    if demand is not None:
+        snapshot = what_if.snapshot_of(rows, stall.offers)
+    else:
+        from shoal.autoscaler.act.story import snapshot_of
+        from shoal.cli.live_view import ask
+
+        work, report = ask(policy.cluster_name)
+        snapshot = snapshot_of(work, report, stall.offers)
     found = what_if.think(snapshot, policy, seed=seed, think_s=think_s, effort_max=effort)
     said = what_if.answer(found, snapshot, policy, rows, seed=seed, notes=stall.notes)
     if form == "table":

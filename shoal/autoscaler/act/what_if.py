@@ -1,7 +1,7 @@
-"""`shoal plan --demand`: what would be bought for a written demand, by the planner that would buy it.
+"""`shoal plan`: what would be bought, by the planner that would buy it.
 
-Nothing is there and nothing is asked of a cloud: the offers are given, the snapshot holds only demand. docs/plan.md
-describes the answer's shape.
+For a written demand nothing is there and nothing is asked of a cloud: the offers are given, the snapshot holds only
+demand. For a live cluster the snapshot is what its head and autoscaler say. docs/plan.md describes the answer's shape.
 """
 
 from __future__ import annotations
@@ -150,6 +150,16 @@ def answer(
         "lower_bound_usd_per_h": None if plan.bound_micro is None else plan.bound_micro / MICRO,
         "gap": plan.gap,
         "machines": machines,
+        "there": [
+            {"id": name, "placed": [{"demand": demand, "count": count} for demand, count in sorted(held.items())]}
+            for name, held in sorted(placed.items())
+            if name not in resources
+        ],
+        "other_steps": [
+            {"step": type(step).__name__.lower(), "id": step.instance_id, "why": step.why}
+            for step in plan.steps
+            if not isinstance(step, Buy)
+        ],
         "unmet": [_unmet(one) for one in plan.unmet],
         "demand": [_demand(row) for row in rows],
         "notes": list(notes),
@@ -179,6 +189,7 @@ def words(said: dict[str, Any]) -> list[str]:
         bound = said["lower_bound_usd_per_h"]
         total += f", at most {100 * said['gap']:.2f} % above the lower bound of ${bound:.4f}"
     lines = [total, *said["notes"]]
+    lines += [f"{step['step']} {step['id']}: {step['why']}" for step in said["other_steps"]]
     for one in said["unmet"]:
         lines.append(f"unmet: {one['count']} x {one['demand']} ({one['shape']}): {one['verdict']}: {one['why']}")
         reasons = one["reasons"]
