@@ -1,0 +1,32 @@
+"""`shoal get`: one row, whole."""
+
+from __future__ import annotations
+
+import click
+
+from shoal.cli import states
+from shoal.cli.output import emit
+from shoal.foundation.errors import UserError
+
+
+@click.command()
+@click.argument("kind", type=click.Choice(list(states.KEY)))
+@click.argument("id_", metavar="ID")
+@click.option("--cluster", "-c", help="A YAML file or a name; default: the only live cluster.")
+@click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1, 600), help="Seconds to wait.")
+@click.option("--format", "form", type=click.Choice(["default", "table", "json", "yaml"]), default="default")
+def get(kind: str, id_: str, cluster: str | None, timeout: float, form: str) -> None:
+    """Show everything known of one task, actor, object, node, worker or placement group.
+
+    Exits with 1 if there is none with this ID.
+    """
+    key = states.KEY[kind]
+    found = states.rows_of(cluster, kind, filters=[f"{key}={id_}"], detail=True, timeout_s=timeout)
+    if not found["rows"]:
+        raise UserError(f"no {kind.rstrip('s').replace('-', ' ')} `{id_}`", hint=f"see `shoal list {kind}`")
+    if form in ("json", "yaml"):
+        emit(found["rows"][0], form)
+    elif form == "table":
+        click.echo(states.ray_table(kind, found))
+    else:
+        click.echo(states.documents(found["rows"][:1]))
