@@ -1,0 +1,323 @@
+"""Objects arrive whole whatever the connection does, from whoever has them, and liars are not believed."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from store_rig import CREDENTIAL, MIB, CuttingProxy, Node
+
+from shoal.exceptions import ObjectStoreFullError
+from shoal.foundation.errors import ProtocolError
+from shoal.runtime.store.errors import TransferError
+from shoal.runtime.store.transfer.wire import (
+    ANSWER_BYTES,
+    REQUEST_BYTES,
+    Answer,
+    Request,
+    Status,
+    decode_answer,
+    decode_request,
+    encode_answer,
+    encode_request,
+)
+from shoal.transport import blocking
+from shoal.wire.hello import Credential, Role
+
+Make = Callable[..., Node]
+
+
+def random_array(megabytes: int) -> np.ndarray:
+    return np.random.default_rng(megabytes).integers(0, 256, megabytes * MIB, dtype=np.uint8)
+
+
+def twin(source: Node, object_id: bytes, target: Node) -> None:
+    """Assert that both nodes hold the same value."""
+    np.testing.assert_array_equal(source.get(object_id), target.get(object_id))
+    source.drain()
+    target.drain()
+
+
+@pytest.mark.parametrize("size_is_known", [True, False])
+def test_an_object_arrives_whole(node: Make, size_is_known: bool) -> None:
+    source, target = node(128 * MIB), node(128 * MIB)
+    object_id = source.put(random_array(37))
+    size = source.store.size_of(object_id)
+
+    assert target.pull(object_id, [source.serve()], size=size if size_is_known else None) is None
+
+    twin(source, object_id, target)
+    (row,) = target.store.rows()
+    assert not row.is_primary
+    assert target.puller is not None
+    assert target.puller.received_bytes == size
+
+
+def test_a_cut_connection_is_resumed_not_restarted(node: Make) -> None:
+    source, target = node(128 * MIB), node(128 * MIB)
+    object_id = source.put(random_array(40))
+    proxy = CuttingProxy(source.serve(), cut_after=7 * MIB, cuts=3)
+
+    assert target.pull(object_id, [proxy.address]) is None
+
+    twin(source, object_id, target)
+    assert proxy.cuts_left == 0
+    assert target.puller is not None
+    assert target.puller.received_bytes == source.store.size_of(object_id), "bytes that had come were fetched again"
+    proxy.close()
+
+
+def test_a_source_that_goes_away_is_replaced_by_another(node: Make) -> None:
+    first, second, target = node(128 * MIB), node(128 * MIB), node(128 * MIB)
+    array = random_array(48)
+    object_id = first.put(array)
+    assert second.put(array) == object_id
+    # Everything that passes the proxy is cut soon, for ever: in the end this source is given up.
+    proxy = CuttingProxy(first.serve(), cut_after=500, cuts=1000)
+
+    assert target.pull(object_id, [proxy.address, second.serve()]) is None
+
+    twin(second, object_id, target)
+    proxy.close()
+
+
+def test_several_sources_share_the_work(node: Make) -> None:
+    sources = [node(128 * MIB) for _ in range(2)]
+    target = node(128 * MIB)
+    array = random_array(64)
+    object_ids = {source.put(array) for source in sources}
+    assert len(object_ids) == 1
+    addresses = [source.serve() for source in sources]
+
+    assert target.pull(object_ids.pop(), addresses) is None
+
+    assert all(source.server and source.server.sent_bytes > 0 for source in sources)
+    np.testing.assert_array_equal(target.get(b"\0" * 23 + b"\x01"), array)
+
+
+def test_sources_without_the_object_are_named_in_the_error(node: Make) -> None:
+    source, target = node(64 * MIB), node(64 * MIB)
+    error = target.pull(b"n" * 24, [source.serve(), "127.0.0.1:9"])
+    assert isinstance(error, TransferError)
+    assert "does not have it" in str(error)
+    assert "refused" in str(error)
+    assert target.store.usage().used == 0
+    assert isinstance(target.pull(b"n" * 24, []), TransferError)
+
+
+def test_an_object_larger_than_the_store_is_refused_before_memory_is_taken(node: Make) -> None:
+    source, target = node(64 * MIB), node(16 * MIB)
+    object_id = source.put(random_array(20))
+    error = target.pull(object_id, [source.serve()])
+    assert isinstance(error, ObjectStoreFullError)
+    assert target.store.usage().total == 0
+
+
+def test_a_size_that_is_not_the_objects_own_is_an_error(node: Make) -> None:
+    source, target = node(64 * MIB), node(64 * MIB)
+    object_id = source.put(random_array(2))
+    size = source.store.size_of(object_id)
+    assert size is not None
+    address = source.serve()
+    for wrong in (size + 1, size - 1):
+        error = target.pull(object_id, [address], size=wrong)
+        assert isinstance(error, TransferError), error
+        assert target.store.usage().used == 0
+
+
+def test_two_who_want_the_same_object_fetch_it_once(node: Make) -> None:
+    source, target = node(64 * MIB), node(64 * MIB)
+    object_id = source.put(random_array(10))
+    address = source.serve()
+    told: list[object] = []
+    target.pull(b"w" * 24, [address])  # makes the puller
+    assert target.puller is not None
+    target.puller.pull(object_id, [address], told.append)
+    target.puller.pull(object_id, [address], told.append)
+    target.loop.until(lambda: len(told) == 2)
+    assert told == [None, None]
+    assert source.server is not None
+    assert source.server.sent_bytes == source.store.size_of(object_id)
+
+
+def test_a_cancelled_pull_takes_no_memory(node: Make) -> None:
+    source, target = node(64 * MIB), node(64 * MIB)
+    object_id = source.put(random_array(30))
+    proxy = CuttingProxy(source.serve(), cut_after=100_000, cuts=10_000)
+    target.pull(b"w" * 24, [proxy.address])
+    assert target.puller is not None
+    told: list[object] = []
+    target.puller.pull(object_id, [proxy.address], told.append)
+    target.puller.cancel(object_id)
+    target.loop.until(lambda: told)
+    assert isinstance(told[0], TransferError)
+    assert target.store.usage().used == 0
+    proxy.close()
+
+
+def test_a_spilled_object_is_restored_for_whoever_fetches_it(node: Make, tmp_path: Path) -> None:
+    source, target = node(32 * MIB, spill=tmp_path), node(128 * MIB)
+    array = random_array(9)
+    object_ids = [source.put(array + number) for number in range(5)]
+    source.loop.until(lambda: any(row.state == "spilled" for row in source.store.rows()))
+    address = source.serve()
+    for number, object_id in enumerate(object_ids):
+        assert target.pull(object_id, [address]) is None
+        np.testing.assert_array_equal(target.get(object_id), array + number)
+        target.drain()
+
+
+def test_sent_objects_are_pinned_only_while_they_are_sent(node: Make) -> None:
+    source, target = node(64 * MIB), node(64 * MIB)
+    one, two = source.put(random_array(3)), source.put(random_array(4))
+    address = source.serve()
+    target.pull(one, [address])
+    target.pull(two, [address])
+    source.loop.until(lambda: not any(row.pins for row in source.store.rows()), within_s=10)
+
+
+def test_peers_without_the_secret_or_the_role_get_nothing(node: Make) -> None:
+    source = node(64 * MIB)
+    object_id = source.put(random_array(1))
+    host, _, port = source.serve().rpartition(":")
+    address = blocking.Address("tcp", host, int(port))
+
+    with pytest.raises((blocking.AuthenticationError, OSError)):
+        blocking.dial(address, None, Credential("ab" * 16, b"x" * 32, Role.NODE))
+    lower = blocking.dial(address, None, CREDENTIAL.lowered(Role.DRIVER))
+    lower.settimeout(5.0)
+    try:
+        lower.sendall(encode_request(Request(object_id, 0, 100)))
+        assert lower.recv(100) == b""
+    except ConnectionError:
+        pass  # closed before our request was read: as good
+    lower.close()
+    assert source.server is not None
+    assert source.server.sent_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        encode_answer(Answer(Status.OK, 10 * MIB, 4, 100)),
+        encode_answer(Answer(Status.OK, 2**60, 0, 2**60)),
+        b"HTTP/1.1 200 OK" + bytes(200),
+        encode_answer(Answer(Status.OK, MIB, 0, MIB))[:-1] + b"\xff" + bytes(MIB),
+    ],
+    ids=["other range", "huge", "other protocol", "bad checksum"],
+)
+def test_a_lying_peer_delivers_nothing(node: Make, lie: bytes) -> None:
+    target = node(64 * MIB)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                accepted, _ = listener.accept()
+                with blocking.answer(accepted, None, CREDENTIAL)[0] as answered:
+                    answered.settimeout(5.0)
+                    answered.recv(REQUEST_BYTES)
+                    answered.sendall(lie)
+                    answered.recv(1)
+            except OSError:
+                if listener.fileno() < 0:
+                    return
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    error = target.pull(b"l" * 24, [f"127.0.0.1:{listener.getsockname()[1]}"], size=MIB)
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(10)
+    assert isinstance(error, TransferError)
+    assert not target.store.has(b"l" * 24)
+    assert target.store.usage().used == 0
+
+
+def test_garbage_ends_the_connection_and_nothing_else(node: Make) -> None:
+    source, target = node(64 * MIB), node(64 * MIB)
+    object_id = source.put(random_array(1))
+    text = source.serve()
+    host, _, port = text.rpartition(":")
+    rude = blocking.dial(blocking.Address("tcp", host, int(port)), None, CREDENTIAL)
+    rude.settimeout(5.0)
+    rude.sendall(b"\0" * REQUEST_BYTES)
+    assert rude.recv(10) == b""
+    rude.close()
+    assert target.pull(object_id, [text]) is None
+
+
+def test_the_same_over_tls(node: Make, tmp_path: Path) -> None:
+    server_side, client_side = tls_pair(tmp_path)
+    source, target = node(128 * MIB), node(128 * MIB)
+    object_id = source.put(random_array(20))
+    address = source.serve(server_side)
+
+    assert target.pull(object_id, [address], tls=client_side) is None
+
+    twin(source, object_id, target)
+
+
+@given(st.binary(min_size=24, max_size=24), st.integers(0, 2**63), st.integers(0, 64 * MIB))
+def test_requests_survive_the_wire(object_id: bytes, offset: int, length: int) -> None:
+    request = Request(object_id, offset, length)
+    assert decode_request(encode_request(request)) == request
+
+
+@given(st.sampled_from(Status), *[st.integers(0, 2**63)] * 3)
+def test_answers_survive_the_wire(status: Status, size: int, offset: int, length: int) -> None:
+    answer = Answer(status, size, offset, length)
+    assert decode_answer(encode_answer(answer)) == answer
+
+
+@given(at=st.integers(0, ANSWER_BYTES - 1), bit=st.integers(0, 7))
+def test_every_flipped_bit_is_noticed(at: int, bit: int) -> None:
+    answer = bytearray(encode_answer(Answer(Status.OK, 100, 0, 100)))
+    answer[at] ^= 1 << bit
+    with pytest.raises(ProtocolError):
+        decode_answer(answer)
+    request = bytearray(encode_request(Request(b"i" * 24, 0, 100)))
+    request[at] ^= 1 << bit
+    with pytest.raises(ProtocolError):
+        decode_request(request)
+
+
+def tls_pair(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return contexts of a server with a fresh certificate and of a client that trusts only it."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "node")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    path = directory / "node.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(path)
+    client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_side.load_verify_locations(path)
+    return server_side, client_side
