@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from shoal.autoscaler.decide.coarse import coarsely
 from shoal.autoscaler.decide.filling import Bin, Load, Problem, Sparse, first_packing, reservation_prices, undominated
 from shoal.autoscaler.decide.room import Room
 from shoal.autoscaler.decide.wares import Ware
@@ -18,6 +19,9 @@ from shoal.model.demand import Selector
 from shoal.placement import selectors
 
 Packer = Callable[[Problem], list[Load]]
+FIRST: Packer = coarsely(first_packing)
+"""The packer of the first plan, which needs no solver."""
+
 ROUNDS_MOST = 50
 """How often a packing is made anew after a limit cut the last one short."""
 
@@ -47,8 +51,9 @@ class Basket(msgspec.Struct):
     left: list[int]
     expected_micro: int
     room: Room
+    fee: int = 0
     is_short_of_machines: bool = False
-    """Whether a limit on the number of machines (and nothing else) stood in the way at least once."""
+    """Whether a limit on the number of machines stood in the way at least once."""
 
     def is_better_than(self, other: Basket, values: Sequence[float]) -> bool:
         """Say whether it serves work of more value, or as much for less."""
@@ -123,18 +128,18 @@ def admits(want: Want, ware: Ware) -> bool:
 
 
 def spend(market: Market, counts: Sequence[int], room: Room, packer: Packer, *, fee: int = 0) -> Basket:
-    """Return what the packer's machines come to within the limits; where one cuts it short, it packs anew."""
+    """Return what the packer's machines come to within the limits; what they leave is packed anew in the room left."""
     room = room.copy()
     left = list(counts)
     items: list[Item] = []
     expected = 0
     short = False
-    for _ in range(ROUNDS_MOST):
+    for turn in range(ROUNDS_MOST):
         if not any(left):
             break
         problem, behind = market.problem(left, room, fee=fee)
         moved = cut = False
-        for load in packer(problem):
+        for load in packer(problem) if turn == 0 else FIRST(problem):
             wanted = load.copies
             for ware in behind[load.bin]:
                 count, word, _ = room.holds(ware, wanted)
@@ -152,20 +157,20 @@ def spend(market: Market, counts: Sequence[int], room: Room, packer: Packer, *, 
                 if not wanted:
                     break
             cut = cut or wanted > 0
-        if not moved or not cut:
+        if not moved or (not cut and (turn > 0 or packer is FIRST)):
             break
-    return Basket(items, left, expected, room, short)
+    return Basket(items, left, expected, room, fee, short)
 
 
 def first_basket(market: Market, counts: Sequence[int], room: Room) -> Basket:
     """Return a good basket without any solver; where machines are too few for all, larger ones are tried."""
-    best = spend(market, counts, room, first_packing)
+    best = spend(market, counts, room, FIRST)
     if not any(best.left) or not best.is_short_of_machines:
         return best
     values = market.values(counts, room)
     prices = sorted({item.ware.expected_micro for item in best.items}) or [1]
     for fee in fees(prices[-1]):
-        other = spend(market, counts, room, first_packing, fee=fee)
+        other = spend(market, counts, room, FIRST, fee=fee)
         if other.is_better_than(best, values):
             best = other
         if not any(best.left):

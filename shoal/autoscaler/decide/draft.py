@@ -27,6 +27,8 @@ from shoal.placement.gangs import place_gang
 FITS_BUT_WAITS = "fits-but-waits"
 """How the `why` of a launch begins that was made because work waits although it would fit (see `Snapshot.recent`)."""
 EXTRA_LAUNCH_S = 60.0
+WORK = "work of"
+"""How `Stand.used` begins where the plan itself put work on the stand."""
 
 ShapeKey = tuple[tuple[tuple[str, int], ...], str]
 """A bundle's shape and selector, to count bundles that are alike."""
@@ -399,6 +401,14 @@ class Draft:
             )
         return left - extra
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether all that is bought serves classes alone: no room is there to be shared, nothing else was bought."""
+        return not any(
+            stand.ware is not None or stand.placed or any(amount > 0 for amount in stand.spot.free.values())
+            for stand in self.stands
+        )
+
     def jobs_of(self, key: str) -> tuple[str, ...]:
         """Return the jobs that wait in the class."""
         return self._jobs.get(key, ())
@@ -408,7 +418,7 @@ class Draft:
     def _put(self, stand: Stand, key: str, amounts: Amounts, count: int) -> None:
         take(stand.spot, amounts, count)
         stand.placed[key] = stand.placed.get(key, 0) + count
-        stand.used = stand.used or f"work of {key} is planned on it"
+        stand.used = stand.used or f"{WORK} {key} is planned on it"
 
     @staticmethod
     def _need(stand: Stand, why: str) -> None:

@@ -1,24 +1,41 @@
 """The planner: what to do next, ever better, as a pure function of what is known.
 
 `improve` yields plans. The first needs no solver and is complete: every demand is served by a step, placed on what
-is there, or answered with a reason. Each later one costs a fixed amount of work, never of time, and is yielded only
-if it is better. The same snapshot, policy, seed and number of plans pulled give the same plan, to the byte.
+is there, or answered with a reason. Each later one costs a fixed amount of work, never of time, and is never worse;
+where a step found nothing better, the same plan comes again with its effort counted up. The same snapshot, policy,
+seed and number of plans pulled give the same plan, to the byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from shoal.autoscaler.decide.buying import Basket, Market, first_basket
-from shoal.autoscaler.decide.draft import Draft, Lack
+import msgspec
+
+from shoal.autoscaler.decide.bound import lower_bound, resource_bound
+from shoal.autoscaler.decide.buying import FIRST, Basket, Market, Packer, first_basket, spend
+from shoal.autoscaler.decide.coarse import SHAPES_MOST, quantised, refilled
+from shoal.autoscaler.decide.draft import WORK, Draft, Lack
+from shoal.autoscaler.decide.filling import Bin, Load, undominated
 from shoal.autoscaler.decide.surplus import Surplus, surplus
 from shoal.autoscaler.decide.unmet import unmet
 from shoal.autoscaler.decide.wares import Ware
+from shoal.foundation.amounts import minus, times, total
 from shoal.foundation.ids import instance_id
-from shoal.model.offer import MICRO
+from shoal.model.offer import MICRO, OfferKey
 from shoal.model.plan import Buy, Placed, Plan, Step, Unmet, Verdict
 from shoal.model.policy import Policy
 from shoal.model.snapshot import Snapshot
+
+
+class Machines(msgspec.Struct, frozen=True):
+    """`copies` machines to be bought that are alike in everything."""
+
+    ware: Ware
+    gang: str
+    why: str
+    content: dict[str, int]
+    copies: int
 
 
 def improve(snapshot: Snapshot, policy: Policy, seed: int) -> Iterator[Plan]:
@@ -34,18 +51,102 @@ def improve(snapshot: Snapshot, policy: Policy, seed: int) -> Iterator[Plan]:
     market = Market(draft.wants, draft.wares)
     counts = [want.count for want in draft.wants]
     basket = first_basket(market, counts, draft.room)
-    yield written(draft, gone, basket, effort=0)
+    bound = proven_bound(draft, market, basket)
+    plan = written(draft, gone, basket, effort=0, bound_micro=bound)
+    yield plan
+    if sum(item.copies for item in basket.items) < 2:
+        return  # one machine, and the first plan already chose the cheapest that holds it all
+
+    # numpy and the solver are loaded only here: the first plan of a process does not wait for them.
+    from shoal.autoscaler.decide.columns import search
+
+    values = market.values(counts, draft.room)
+    wanted = [count - left for count, left in zip(counts, basket.left, strict=True)]
+    problem, _ = market.problem(wanted, draft.room, fee=basket.fee)
+    coarse, members = quantised(problem) if sum(map(bool, wanted)) > SHAPES_MOST else (problem, None)
+    for effort, (loads, tighter) in enumerate(search(coarse, FIRST(coarse), seed), start=1):
+        is_new = False
+        if tighter is not None and bound is not None and members is None and not basket.fee and draft.is_bare:
+            tighter_micro = _without_odds(draft, int(tighter))
+            is_new = tighter_micro > bound
+            bound = max(bound, tighter_micro)
+        if loads is not None:
+            exact = loads if members is None else refilled(problem, members, loads)
+            better = spend(market, counts, draft.room, _always(exact), fee=basket.fee)
+            if better.is_better_than(basket, values):
+                basket, is_new = better, True
+        if is_new:
+            plan = written(draft, gone, basket, effort=effort, bound_micro=bound)
+        else:
+            plan = msgspec.structs.replace(plan, effort=effort)
+        yield plan
+
+
+def _always(loads: list[Load]) -> Packer:
+    """Return a packer that has its answer already."""
+    return lambda problem: loads
+
+
+def proven_bound(draft: Draft, market: Market, basket: Basket) -> int | None:
+    """Return what serving the same demand must cost at least, in micro-dollars per hour; None where nothing is known.
+
+    Counts all that the plan serves by buying against all that is free or could be taken back: whoever shares that
+    room out differently still buys at least this much.
+    """
+    if any(item.ware.price_micro is None for item in basket.items):
+        return None
+    bought = [stand for stand in draft.stands if stand.ware is not None]
+    if any(stand.ware is not None and stand.ware.price_micro is None for stand in bought):
+        return None
+    served = [want.count - left for want, left in zip(draft.wants, basket.left, strict=True)]
+    problem, _ = market.problem(served, draft.room)
+    useful = undominated(problem.bins)
+    if draft.is_bare:
+        return _without_odds(draft, lower_bound(problem, useful))
+    # Room that is there may be shared out differently, so only totals count: all that is served, less all room.
+    needed = total(
+        [
+            *(times(want.amounts, count) for want, count in zip(draft.wants, served, strict=True)),
+            *(minus(stand.total, stand.spot.free) for stand in bought),
+        ]
+    )
+    there = total(
+        {name: max(0, amount) for name, amount in stand.spot.free.items()}
+        for stand in draft.stands
+        if stand.ware is None
+    )
+    names = sorted(needed)
+    totals = [max(0, needed[name] - there.get(name, 0)) for name in names]
+    bins = [
+        Bin(tuple(ware.resources.get(name, 0) for name in names), ware.expected_micro)
+        for ware in draft.wares
+        if not ware.word
+    ]
+    useful_bins = [bins[one] for one in undominated(bins)]
+    return _without_odds(draft, resource_bound(totals, useful_bins))
+
+
+def _without_odds(draft: Draft, expected_micro: int) -> int:
+    """Return a bound on list prices from one on expected prices, which also count launches that fail."""
+    least = min(
+        (
+            ware.price_micro / ware.expected_micro
+            for ware in draft.wares
+            if not ware.word and ware.price_micro is not None and ware.expected_micro > ware.price_micro
+        ),
+        default=1.0,
+    )
+    return expected_micro if least >= 1.0 else int(expected_micro * least * (1 - 1e-9))
 
 
 def written(draft: Draft, gone: Surplus, basket: Basket, *, effort: int, bound_micro: int | None = None) -> Plan:
     """Return the plan: every new machine named, every demand placed or answered."""
-    machines: list[tuple[Ware, str, str, dict[str, int]]] = []
+    machines: list[Machines] = []
     placed: list[Placed] = []
     for stand in draft.stands:
         if stand.ware is not None:
-            machines.append((stand.ware, stand.gang, "" if stand.placed else stand.used, dict(stand.placed)))
-            if stand.placed and not stand.used.startswith("work of"):
-                machines[-1] = (stand.ware, stand.gang, stand.used, dict(stand.placed))
+            why = "" if stand.used.startswith(WORK) else stand.used
+            machines.append(Machines(stand.ware, stand.gang, why, dict(stand.placed), 1))
         else:
             placed.extend(
                 Placed(demand=key, instance_id=stand.name, count=count) for key, count in sorted(stand.placed.items())
@@ -55,7 +156,7 @@ def written(draft: Draft, gone: Surplus, basket: Basket, *, effort: int, bound_m
         for number, count in item.content:
             key = draft.wants[number].key
             content[key] = content.get(key, 0) + count
-        machines.extend((item.ware, "", "", content) for _ in range(item.copies))
+        machines.append(Machines(item.ware, "", "", content, item.copies))
 
     buys, named, serial = _buys(draft, machines)
     placed.extend(named)
@@ -88,32 +189,32 @@ def written(draft: Draft, gone: Surplus, basket: Basket, *, effort: int, bound_m
     )
 
 
-def _buys(
-    draft: Draft, machines: Sequence[tuple[Ware, str, str, dict[str, int]]]
-) -> tuple[list[Buy], list[Placed], int]:
+def _buys(draft: Draft, machines: Sequence[Machines]) -> tuple[list[Buy], list[Placed], int]:
     """Return one launch per node type, offer and gang; ids are given in the order of the launches."""
-    grouped: dict[tuple[str, str, str], list[tuple[Ware, str, str, dict[str, int]]]] = {}
-    for machine in machines:
-        grouped.setdefault((machine[0].node_type.name, str(machine[0].offer.key), machine[1]), []).append(machine)
+    grouped: dict[tuple[str, OfferKey, str], list[Machines]] = {}
+    for some in machines:
+        grouped.setdefault((some.ware.node_type.name, some.ware.offer.key, some.gang), []).append(some)
     buys: list[Buy] = []
     placed: list[Placed] = []
-    serial = draft.snapshot.serial_next
+    uid, serial = draft.snapshot.cluster_uid, draft.snapshot.serial_next
     for (_, _, gang), group in grouped.items():
-        ware = group[0][0]
-        ids = tuple(instance_id(draft.snapshot.cluster_uid, serial + number) for number in range(len(group)))
-        serial += len(group)
+        ware = group[0].ware
+        ids: list[str] = []
         held: dict[str, int] = {}
-        for name, (_, _, _, content) in zip(ids, group, strict=True):
-            for key, count in sorted(content.items()):
-                placed.append(Placed(demand=key, instance_id=name, count=count))
-                held[key] = held.get(key, 0) + count
-        reasons = sorted({why for _, _, why, _ in group if why})
+        for some in group:
+            fresh = [instance_id(uid, serial + number) for number in range(some.copies)]
+            serial += some.copies
+            ids.extend(fresh)
+            for key, count in sorted(some.content.items()):
+                placed.extend([Placed(demand=key, instance_id=name, count=count) for name in fresh])
+                held[key] = held.get(key, 0) + count * some.copies
+        reasons = sorted({some.why for some in group if some.why})
         buys.append(
             Buy(
-                instance_ids=ids,
+                instance_ids=tuple(ids),
                 node_type=ware.node_type.name,
                 offer=ware.offer.key,
-                why=_why(ware, len(group), reasons, held),
+                why=_why(ware, len(ids), reasons, held),
                 price_micro=ware.price_micro,
                 gang=gang,
                 hold_s=draft.policy.gang_hold_s if gang else None,

@@ -88,8 +88,8 @@ def frozen_until(recent: Sequence[Recent]) -> dict[str, float]:
     """
     rounds: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for one in sorted(recent, key=lambda it: (it.launched_s, it.released_s or 0.0)):
-        if one.released_s is None:
-            continue
+        if one.released_s is None or not one.why.startswith("idle"):
+            continue  # refused, lost and interrupted machines say nothing about our own changes of mind
         of_type = rounds[one.node_type]
         if of_type and one.launched_s <= of_type[-1][1]:
             of_type[-1] = (of_type[-1][0], max(of_type[-1][1], one.released_s))

@@ -63,7 +63,7 @@ class Ware(msgspec.Struct, frozen=True, kw_only=True):
 def wares(snapshot: Snapshot, policy: Policy) -> list[Ware]:
     """Return every ware, cheapest first (by expected price, the type's order of markets, then name)."""
     usable = {(one.node_type, one.machine_type): one.resources for one in snapshot.usable}
-    sick = [one for one in snapshot.health if one.unhealthy_for_s > 0 or one.p_success < 1]
+    sick = [one for one in snapshot.health if one.unhealthy_for_s > 0 or one.p_success < 1 or one.may_probe]
     found: list[tuple[tuple[int, int, str], Ware]] = []
     for kind in policy.node_types:
         if kind.name == policy.head_node_type and kind.max_workers == 0:
@@ -183,11 +183,9 @@ def _health(key: str, sick: Sequence[OfferHealth]) -> tuple[float, str, str, str
         if not in_scope(one.scope, key):
             continue
         p_success = min(p_success, one.p_success)
-        if one.unhealthy_for_s <= 0:
-            continue
         if one.may_probe:
             probe = probe or one.scope or "everything"
-        elif not word:
+        elif one.unhealthy_for_s > 0 and not word:
             word = "unhealthy"
             said = one.error or one.code or "it was refused"
             detail = f"for {one.unhealthy_for_s:.0f} s more: {said}"
