@@ -19,6 +19,8 @@ from shoal.transport import discovery
 from shoal.wire.hello import Credential, Role
 
 START_LIMIT_S = 30.0
+AGENT_LIMIT_S = 10.0
+"""How long the agent of a live cluster may be away (its guard starts it again) before we give up."""
 SWITCH_INTERVAL_S = 0.001
 # The default of 5 ms is what a thread waits for the GIL while another computes: 1 ms answers five times faster and
 # costs no throughput (measured).
@@ -185,8 +187,18 @@ def register_exit(close: Any) -> None:
 
 
 def connect_to(found: discovery.ClusterFile, info: dict[str, Any]) -> Session:
-    """Return a session of a driver in a cluster on this machine. Raises as `connect`."""
+    """Return a session of a driver in a cluster on this machine. Raises as `connect`.
+
+    An agent that is starting (again) is waited for, as long as its cluster lives.
+    """
     credential = discovery.best_credential(Path(found.directory)).lowered(Role.DRIVER)
     agent = found.agent
     session = Path(agent[5:]).parent if agent.startswith("unix:") else discovery.cluster_dir(found.uid)
-    return connect(agent, session, credential, info)
+    deadline_s = time.monotonic() + AGENT_LIMIT_S
+    while True:
+        try:
+            return connect(agent, session, credential, info)
+        except (ConnectionRefusedError, FileNotFoundError):
+            if time.monotonic() > deadline_s or not discovery.is_live(found):
+                raise
+        time.sleep(0.02)
