@@ -16,6 +16,9 @@ from shoal.config.schema import Cluster
 LAUNCHABLE = frozenset({"local", "sim"})
 """Providers that this version can launch machines at; the others' files are checked all the same."""
 
+FIXED_PORTS: frozenset[str] = frozenset()
+"""Keys of `ports` that this version can fix; the others it chooses itself and publishes."""
+
 _SET_UP = (
     "auth",
     "docker",
@@ -41,6 +44,8 @@ def unhonoured(cluster: Cluster, findings: Findings) -> None:
     """Note everything in `cluster` that this version cannot do as written."""
     _engine(cluster, findings)
     _set_up(cluster, findings)
+    _exposed(cluster, findings)
+    _not_yet(cluster, findings)
     for path, provider in providers(cluster):
         _provider(path, provider, findings)
 
@@ -80,6 +85,34 @@ def _engine(cluster: Cluster, findings: Findings) -> None:
         findings.warning(
             ("no_restart",), "an option of the command", "a key", "ignored; write `shoal up --no-restart`", at_key=True
         )
+
+
+def _exposed(cluster: Cluster, findings: Findings) -> None:
+    """Refuse what would have to open something on this machine and does not."""
+    if any(kind_of(provider) in REMOTE for _, provider in providers(cluster)):
+        return
+    reads = [("provider",)]
+    for name in type(cluster.ports).model_fields:
+        port = getattr(cluster.ports, name)
+        if port and name not in FIXED_PORTS:
+            hint = "every port is chosen by the system and found through the cluster's name; leave the key out"
+            findings.error(("ports", name), "0 in this version", f"`{port}`", hint, reads=reads)
+    if cluster.security.bind != "loopback":
+        hint = "nodes on one machine listen on loopback only; leave the key out"
+        findings.error(("security", "bind"), "`loopback`", f"`{cluster.security.bind}`", hint, reads=reads)
+    if cluster.security.tls != "between-hosts":
+        hint = "loopback and Unix sockets never leave this machine; leave the key out"
+        findings.error(("security", "tls"), "`between-hosts`", f"`{cluster.security.tls}`", hint, reads=reads)
+    if cluster.security.ssh_from:
+        hint = "nothing is reached by SSH here; leave the key out"
+        findings.error(("security", "ssh_from"), "no networks", "some", hint, reads=reads, at_key=True)
+
+
+def _not_yet(cluster: Cluster, findings: Findings) -> None:
+    """Refuse ways of buying that the planner does not know yet."""
+    if cluster.policy.repack.is_on:
+        hint = "this version does not move running work; leave `repack` out"
+        findings.error(("policy", "repack", "is_on"), "`false`", "`true`", hint)
 
 
 def _set_up(cluster: Cluster, findings: Findings) -> None:

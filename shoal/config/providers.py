@@ -59,6 +59,7 @@ class Faults(Section):
     lost_request: float = _chance("A call never arrives; the caller cannot know.")
     duplicate: float = _chance("The network delivers a launch twice.")
     short_list: float = _chance("A listing shows only a part, and says so.")
+    hidden: float = _chance("A new machine is missing from listings that call themselves complete.")
     list_error: float = _chance("A listing fails.")
     part_only: float = _chance("A batch gives fewer machines than asked.")
     never_join: float = _chance("A machine boots and its agent never reports.")

@@ -198,14 +198,6 @@ def _ports(cluster: Cluster, findings: Findings) -> None:
         if port in fixed:
             findings.error(("ports", name), "a port of its own", f"`{port}`, as for `{fixed[port]}`")
         fixed.setdefault(port, name)
-    if cluster.ports.agent and kind_of(cluster.provider) == "local":
-        findings.error(
-            ("ports", "agent"),
-            "0 for `local` nodes",
-            f"`{cluster.ports.agent}`",
-            "several nodes share this machine and cannot share a port",
-            reads=[("provider",)],
-        )
 
 
 def _hosts(path: Path, provider: Ssh, findings: Findings) -> None:

@@ -321,7 +321,7 @@ class Security(Section):
     bind: Literal["loopback", "private"] = key(
         "loopback",
         says="Addresses that listeners use: this machine only, or its private network.",
-        why="`private` is used by itself as soon as a node type is not `local`.",
+        why="What nobody outside needs is open to nobody outside; on one machine it stays so.",
     )
     tls: Literal["between-hosts", "always"] = key(
         "between-hosts",
@@ -340,7 +340,7 @@ class Network(Section):
 
 
 class Ports(Section):
-    """Fixed ports; 0 lets the system choose."""
+    """Fixed ports; 0 lets the system choose, and is the only choice on one machine."""
 
     head: int = key(0, says="The head's port for agents and drivers.", ge=0, le=65535)
     control: int = key(0, says="The head's gRPC port.", ge=0, le=65535)

@@ -45,7 +45,7 @@ def test_comments_and_order_change_nothing() -> None:
         ("{CPU: 2,", "{CPU: 3,", "small.resources.CPU from `2` to `3`", Effect.NEW_MACHINES),
         ("{CPU: 1, memory: 1", "{CPU: 1, memory: 2", "head.resources.memory from `1 GiB` to `2 GiB`", Effect.RESTART),
         ("cluster_name: local", "cluster_name: other", "cluster_name from `local` to `other`", Effect.REBUILD),
-        ("lifetime: 8h", "lifetime: 8h\nports: {head: 7000}", "ports.head from `0` to `7000`", Effect.RESTART),
+        ("lifetime: 8h", "lifetime: 8h\nauth: {ssh_user: me}", "ssh_user from `ubuntu` to `me`", Effect.RESTART),
         ("lifetime: 8h", "lifetime: 8h\nmetadata: x", "sets metadata to `x`", Effect.NONE),
     ],
 )  # fmt: skip
@@ -89,7 +89,7 @@ def test_reload_takes_a_good_change(tmp_path: Path) -> None:
 
     assert result.is_taken
     assert result.current.policy.max_workers == 6
-    assert [change.path for change in result.changes][0] == "max_workers"
+    assert result.changes[0].path == "max_workers"
 
 
 @pytest.mark.parametrize("text", ["", "max_workers: [", TEXT.replace("max_workers: 4", "max_workers: many"), None])
