@@ -22,7 +22,11 @@ from shoal.runtime.decide.head_spots import Spots
 from shoal.runtime.head.core.events import Hang, Outbox
 from shoal.runtime.head.core.rows import JoinRow, MetaRow, NodeRow
 from shoal.runtime.head.core.view import CLASS, FLAGS, NODE, WorkView
-from shoal.wire.messages import Join, Joined, Refused, Report, Tell
+from shoal.wire.messages import Join, Joined, Refused, Reply, Report, Tell
+
+
+CONTACT_S = 5.0
+"""How often an agent's reports are answered (`Reply` to request 0): it fences itself without word from the head."""
 
 
 class Member(msgspec.Struct, kw_only=True):
@@ -31,6 +35,7 @@ class Member(msgspec.Struct, kw_only=True):
     row: NodeRow
     connection: int | None = None
     heard_s: float = 0.0
+    answered_s: float = 0.0
     is_missing: bool = False
     free: Amounts = {}
     idle_serial: int = 0
@@ -211,6 +216,9 @@ class Nodes:
             touched = self._demand.report(member.node_id, report.backlog, report.granted, now_s, is_full=report.is_full)
             for class_key in touched:
                 self._view.touch(CLASS, class_key)
+        if now_s - member.answered_s >= CONTACT_S:
+            member.answered_s = now_s
+            self._out.send(member.connection, Reply(0, b"", True, None))
         growth = self._spots.growth
         self._spots.report(member.node_id, report.free, now_s)
         return self._spots.growth != growth
@@ -257,7 +265,7 @@ class Nodes:
         """Tell every agent who came and went since the last time."""
         if not self._news_joined and not self._news_left:
             return
-        news = Tell(b"", "nodes", {"joined": self._news_joined, "left": self._news_left})
+        news = Tell(b"", "nodes", {"peers": self._news_joined, "left": self._news_left})
         self._news_joined, self._news_left = {}, {}
         for member in self.alive.values():
             self._out.send(member.connection, news)
