@@ -145,7 +145,7 @@ class Functions:
         result: Any = ref
         with core.lock:
             if returns != 1:
-                result = self._results(ref, returns, recipe)
+                result = self.results_of(ref, returns, recipe)
             if waiting is None:
                 session.owner.push(ref, recipe)
             else:
@@ -164,7 +164,7 @@ class Functions:
         ref._message = (*ref._message[:3], format, data, *ref._message[5:])
         self._session.owner.push(ref, recipe)
 
-    def _results(self, ref: ObjectRef[Any], returns: int, recipe: Recipe) -> Any:
+    def results_of(self, ref: ObjectRef[Any], returns: int, recipe: Any) -> Any:
         """Return what the caller holds for other than one result."""
         session = self._session
         if returns == rules.STREAMING:

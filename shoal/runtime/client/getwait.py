@@ -24,6 +24,8 @@ class Values:
         core.handlers[wire.ASK_READY] = self._on_ask
         core.handlers[wire.LEND] = self._on_lend
         self.settle_result: Any = None
+        self.doubtful: dict[bytes, list[ObjectRef[Any]]] = {}
+        """Foreign refs whose owner cannot be reached, by owner, until its fate is known."""
         self.stored: Any = None
         """Reads and writes values in the object store."""
 
@@ -148,8 +150,6 @@ class Values:
         core.agent.out.append((wire.FATE, ref._owner))
         core.agent.flush()
         self.doubtful.setdefault(ref._owner, []).append(ref)
-
-    doubtful: dict[bytes, list[ObjectRef[Any]]] = {}
 
     def owner_died(self, process: bytes, why: str) -> None:
         """The verdict: everything that we wanted from it is lost."""

@@ -125,6 +125,7 @@ class Owner:
         core.handlers[wire.PLACED] = self._on_placed
         core.handlers[wire.DIED] = self._on_died
         core.has_timers = lambda: bool(self.leases)
+        self._orphans: dict[bytes, Lease] = {}
         self.on_died: list[Callable[[bytes, str], None]] = []
 
     # ---------------------------------------------------------------------------------------------- submitting
@@ -393,8 +394,6 @@ class Owner:
         self.core.agent.out.append((wire.FATE, lease.process))
         self.core.agent.flush()
         self._orphans[lease.process] = lease
-
-    _orphans: dict[bytes, Lease] = {}
 
     def _on_died(self, agent: Link, message: list[Any]) -> None:
         """The verdict: what had started costs a retry, what had not is simply done again."""

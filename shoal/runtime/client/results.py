@@ -29,6 +29,8 @@ class Results:
         self._core, self._owner = core, owner
         self.several: dict[int, Several] = {}
         """Tasks with other than one result, by number."""
+        self.cancelled: set[int] = set()
+        """Running tasks that we asked to be cancelled."""
         core.on_result = self.arrived
         core.handlers[wire.KEPT] = self._on_kept
         owner.fail = self.worker_died
@@ -48,6 +50,8 @@ class Results:
         several = self.several.pop(ref._n, None) if self.several else None
         ref._message = None
         pins, ref._pins = ref._pins, None
+        if self.cancelled:
+            self.cancelled.discard(ref._n)
         if several is not None:
             self._settle_several(several, format, data, token)
         else:
@@ -139,7 +143,9 @@ class Results:
         """A task's worker died while it ran: again, if it may; else that is its result."""
         if ref._ready:
             return
-        if ref._tries != 0 and ref._message is not None and not why.startswith("group removed"):
+        if ref._n in self.cancelled:
+            why = "cancelled by its caller"
+        elif ref._tries != 0 and ref._message is not None and not why.startswith("group removed"):
             if ref._tries > 0:
                 ref._tries -= 1
             self._owner.push(ref, ref._recipe)

@@ -48,6 +48,7 @@ class Session:
         self._later: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._later_thread: threading.Thread | None = None
         core.handlers[wire.ALIVE] = lambda link, m: self._on_alive(m[1])
+        self.actors.start()
         self.owner.on_died.append(self.values.owner_died)
         self.owner.on_died.append(self.actors.process_died)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +67,7 @@ class Binding:
         from shoal.runtime.worker.actor import build
 
         _, actor_id, generation, spec, options = message
-        return build(self._executor, actor_id, generation, pickle.loads(spec), options)
+        return build(self._executor, actor_id, generation, spec, options)
 
 
 def environment_or_none(given: dict[str, Any]) -> Any:

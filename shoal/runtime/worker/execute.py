@@ -280,7 +280,7 @@ class Executor:
         current = self.current
         if current is not None and current[0].peer == link.peer and current[1][1] == n:
             if is_recursive:
-                self.session.actors.cancel_children(key)
+                self.session.actors.cancel_children()
             if is_forced:
                 self.replies.last_words()
                 os._exit(1)

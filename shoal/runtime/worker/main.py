@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,12 @@ def run(request: dict[str, Any]) -> None:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     core.start_helper()
-    executor.loop()
+    try:
+        executor.loop()
+    except BaseException:
+        traceback.print_exc()
+        executor.replies.last_words()
+        os._exit(1)
 
 
 def _cut_loose() -> None:
