@@ -18,9 +18,14 @@ from shoal.providers.protocol import Provider
 class Use(Protocol):
     """One provider of the YAML: the name node types use, the kind, its own keys as JSON."""
 
-    name: str
-    kind: str
-    settings: bytes
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def settings(self) -> bytes: ...
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
