@@ -260,6 +260,7 @@ def own_offers(node_type: NodeType, cloud: str = "") -> tuple[Offer, ...]:
     price = node_type.price_usd_per_h
     if price is None and (cloud or node_type.provider) in OWN_MACHINES:
         price = 0.0
+    here = "this-host" if (cloud or node_type.provider) == "local" else ""
     return tuple(
         Offer(
             key=OfferKey(node_type.provider, region, zone, name, market),
@@ -267,8 +268,8 @@ def own_offers(node_type: NodeType, cloud: str = "") -> tuple[Offer, ...]:
             price_usd_per_h=price,
             is_named=True,
         )
-        for region in node_type.regions or ("",)
-        for zone in node_type.zones or ("",)
+        for region in node_type.regions or (here,)
+        for zone in node_type.zones or (here,)
         for name in node_type.machine_types or (node_type.name,)
         for market in node_type.markets
     )
