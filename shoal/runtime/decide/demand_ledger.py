@@ -73,13 +73,20 @@ class Entry(msgspec.Struct, kw_only=True):
     granted: dict[str, int] = {}
     granted_by_dead: int = 0
     forgiven: int = 0
-    low: int = 0
-    low_since_s: float = 0.0
+    mark: int = 0
+    mark_s: float = 0.0
+
+    def total(self) -> int:
+        """Return how many grants the owner was ever given."""
+        return sum(self.granted.values()) + self.granted_by_dead
+
+    def seen(self) -> int:
+        """Return how many of them it has absorbed."""
+        return self.backlog.seen if self.backlog is not None else 0
 
     def unseen(self) -> int:
         """Return the grants that the owner has yet to absorb, those that are void left out."""
-        seen = self.backlog.seen if self.backlog is not None else 0
-        return max(0, sum(self.granted.values()) + self.granted_by_dead - seen - self.forgiven)
+        return max(0, self.total() - self.seen() - self.forgiven)
 
     def demand(self) -> int:
         """Return how many units wait for a grant."""
@@ -137,6 +144,10 @@ class DemandLedger:
             gone_granters.discard(key)
             granters.add(key)
             entry = self._entry(key, now_s)
+            taken_back = entry.granted.get(node, 0) - grant.granted
+            if taken_back > 0:
+                # The agent revoked grants that were void here already.
+                entry.forgiven = max(0, entry.forgiven - taken_back)
             entry.granted[node] = grant.granted
             self._settle(key, entry, now_s)
         for key in gone_homes:
@@ -189,9 +200,7 @@ class DemandLedger:
 
     def progress(self, class_key: str) -> int:
         """Return a number that changes whenever anybody is granted something in the class."""
-        return sum(
-            sum(entry.granted.values()) + entry.granted_by_dead for entry in self._by_class.get(class_key, {}).values()
-        )
+        return sum(entry.total() for entry in self._by_class.get(class_key, {}).values())
 
     def waiting_keys(self) -> list[str]:
         """Return the keys of the classes in which somebody waits, in order of first sight."""
@@ -257,25 +266,31 @@ class DemandLedger:
     def _entry(self, key: Key, now_s: float) -> Entry:
         entry = self._entries.get(key)
         if entry is None:
-            entry = self._entries[key] = Entry(since_s=now_s, low_since_s=now_s)
+            entry = self._entries[key] = Entry(since_s=now_s)
             self._by_class.setdefault(key[1], {})[key[0]] = entry
         return entry
 
     def _settle(self, key: Key, entry: Entry, now_s: float) -> bool:
-        """Follow the lowest number of unseen grants; what stayed below it for `grant_ack_s` is void."""
-        unseen = entry.unseen()
-        if unseen == 0:
+        """Void the grants that existed `grant_ack_s` ago and are still unseen; return whether there were any.
+
+        Counts are cumulative, so a steady stream of grants, each seen in time, never has one.
+        """
+        total, seen = entry.total(), entry.seen()
+        # An owner that saw void ones after all must not have later ones hidden for them.
+        entry.forgiven = max(0, min(entry.forgiven, total - seen))
+        if total - seen - entry.forgiven <= 0:
             self._unsettled.discard(key)
-            entry.low, entry.low_since_s = 0, now_s
             return False
         if key not in self._unsettled:
             self._unsettled.add(key)
-            entry.low, entry.low_since_s = unseen, now_s
-        entry.low = min(entry.low, unseen)
-        if now_s - entry.low_since_s < self._grant_ack_s:
+            entry.mark, entry.mark_s = total, now_s
+        if now_s - entry.mark_s < self._grant_ack_s:
             return False
-        entry.forgiven += entry.low
-        entry.low, entry.low_since_s = entry.unseen(), now_s
+        lost = entry.mark - seen - entry.forgiven
+        entry.mark, entry.mark_s = total, now_s
+        if lost <= 0:
+            return False
+        entry.forgiven += lost
         return True
 
     def _leave_home(self, key: Key, node: str) -> None:
