@@ -7,16 +7,20 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shoal.assembly.boot import TicketBoot
 from shoal.assembly.providers import Place, providers_for
 from shoal.assembly.specs import AutoscalerSpec, read
 from shoal.foundation.chance import Chance
 from shoal.foundation.clock import SystemClock
-from shoal.foundation.errors import UserError
 from shoal.foundation.eventlog import FileLog, Kind
 from shoal.guard.spawn import spawn_session
 from shoal.transport import address, discovery
+
+if TYPE_CHECKING:
+    from shoal.autoscaler.act.loop import Autoscaler
+    from shoal.config.load import Loaded
 
 CONFIG_EVERY_S = 0.5
 
@@ -61,7 +65,7 @@ async def run_autoscaler(path: Path) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, autoscaler.stop, f"signal {number}")
-    follower = asyncio.create_task(_follow_config(Path(spec.config), autoscaler, boot, events))
+    follower = asyncio.create_task(_follow_config(loaded, autoscaler, boot, events))
     try:
         await autoscaler.run()
     finally:
@@ -70,30 +74,33 @@ async def run_autoscaler(path: Path) -> None:
         ledger.close()
 
 
-async def _follow_config(path: Path, autoscaler: object, boot: TicketBoot, events: FileLog) -> None:
-    """Take over a changed YAML; a broken one is reported and the old one stays."""
-    from shoal.config.difference import difference
-    from shoal.config.load import load
+async def _follow_config(loaded: Loaded, autoscaler: Autoscaler, boot: TicketBoot, events: FileLog) -> None:
+    """Take over a changed YAML; a broken one, or one that needs a new cluster, is reported and the old one stays."""
+    from shoal.config.reload import reload
 
-    held = load(path)
-    seen = path.stat().st_mtime_ns
+    held, seen = loaded, _stamp(loaded.path)
     while True:
         await asyncio.sleep(CONFIG_EVERY_S)
-        try:
-            now = path.stat().st_mtime_ns
-            if now == seen:
-                continue
-            seen = now
-            fresh = load(path)
-        except (UserError, OSError) as error:
-            events.record(Kind.CONFIG_REFUSED, error=str(error))
+        if (now := _stamp(held.path)) == seen:
             continue
-        if fresh.text_hash == held.text_hash:
-            continue
-        events.record(Kind.CONFIG_CHANGED, difference=[str(change) for change in difference(held, fresh)])
-        held = fresh
-        boot.policy = fresh.policy
-        autoscaler.set_policy(fresh.policy)  # type: ignore[attr-defined]
+        seen = now
+        again = reload(held)
+        told = [str(change) for change in again.changes]
+        if again.is_taken:
+            events.record(Kind.CONFIG_CHANGED, difference=told)
+            held = again.current
+            boot.policy = held.policy
+            autoscaler.set_policy(held.policy)
+        elif again.errors is not None or told:
+            events.record(Kind.CONFIG_REFUSED, error=str(again.errors or "needs a new cluster"), difference=told)
+
+
+def _stamp(path: Path) -> int:
+    """Return what changes when the file does (0 while there is none)."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _end_cluster(spec: AutoscalerSpec, events: FileLog, why: str) -> None:

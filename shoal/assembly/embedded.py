@@ -65,7 +65,7 @@ async def run_embedded(request: Request) -> None:
         None,
         MemoryJournal(),
         MemoryLog(clock),
-        HeadSettings(cluster_uid=uid, cluster_name=name, version=shoal.__version__, settle_s=0.0),
+        HeadSettings(cluster_uid=uid, cluster_name=name, version=shoal.__version__, settle_s=0.0, place_round_s=0.002),
     )
     frames = unix(directory / "head.sock")
     agent: Agent | None = None
@@ -158,4 +158,3 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
-

@@ -103,7 +103,9 @@ def _told(error: Exception) -> int:
         if not isinstance(error, ShoalError | OSError):
             click.echo("this is a bug in shoal: please report it with the lines above", err=True)
         return 70
-    click.echo(f"error: {error}", err=True)
+    # Mistakes in a file begin with their own place, so that editors can jump there.
+    has_place = hasattr(error, "diagnostics")
+    click.echo(str(error) if has_place else f"error: {error}", err=True)
     if isinstance(error, UserError):
         if error.hint:
             click.echo(f"hint: {error.hint}", err=True)

@@ -101,8 +101,9 @@ def _loaded(path: Path, name: str | None, min_workers: int | None, max_workers: 
 
 def _update(name: str, text: str, loaded: Any, *, yes: bool, dry_run: bool) -> None:
     """Compare with what the live cluster runs; write the new text if wanted, for the autoscaler to pick up."""
-    from shoal.config.difference import difference
+    from shoal.config.difference import Effect, difference
     from shoal.config.load import load
+    from shoal.foundation.errors import BadInput
     from shoal.transport import discovery
 
     path = discovery.state_dir(name) / "cluster.yaml"
@@ -113,6 +114,8 @@ def _update(name: str, text: str, loaded: Any, *, yes: bool, dry_run: bool) -> N
         return
     for change in changes:
         click.echo(str(change))
+    if any(change.effect is Effect.REBUILD for change in changes):
+        raise BadInput(f"cluster `{name}`: these changes need a new cluster", hint=f"`shoal down {name}`, then `up`")
     if dry_run:
         return
     if not yes:
