@@ -17,8 +17,16 @@ Invariant = Callable[[World], Iterator[str]]
 
 
 def one_machine_per_intent(world: World) -> Iterator[str]:
-    """No instance ever had two machines, no limit was crossed, no busy node was released (noted as it happened)."""
-    yield from world.violations
+    """No instance ever had two machines, no limit was crossed, no busy node was released, every machine had a row.
+
+    These are noted by the world at the moment they happen.
+    """
+    yield from world.violations[:5]
+
+
+def no_busy_node_released(world: World) -> Iterator[str]:
+    """A node that works and is in contact is given up only at a deadline."""
+    yield from world.head.forgotten_busy[:5]
 
 
 def spend_within_budget(world: World) -> Iterator[str]:
@@ -78,17 +86,29 @@ def ledger_is_settled(world: World) -> Iterator[str]:
 
 
 def spend_is_not_understated(world: World) -> Iterator[str]:
-    """The ledger's spend covers the cloud's bill, as long as the ledger was not lost."""
-    if world.ledger is None or world.is_ledger_lost or _prices_moved(world):
+    """The ledger's spend covers what the cloud has billed since the ledger was begun."""
+    if world.ledger is None or world.bill_before_usd is None or _prices_moved(world) or world.is_concealed:
         return
-    spent, bill = world.ledger.spent_micro() / MICRO, world.cloud.bill_usd(world.uid)
-    if spent < bill * 0.999 - 1e-6:
-        yield f"the ledger says ${spent:.6f} were spent, the cloud bills ${bill:.6f}"
+    spent = world.ledger.spent_micro() / MICRO
+    bill = world.cloud.bill_usd(world.uid) - world.bill_before_usd
+    if world.is_ledger_lost:
+        bill *= 0.8  # what is adopted late was not counted at first
+    if spent < bill * 0.99 - 1e-4:
+        yield f"the ledger says ${spent:.6f} were spent, the cloud billed ${bill:.6f} since it began"
 
 
 def while_stormy(world: World) -> list[str]:
     """Return what is wrong at any moment."""
-    return _all(world, (one_machine_per_intent, spend_within_budget, total_within_budget, no_round_failed))
+    return _all(
+        world,
+        (
+            one_machine_per_intent,
+            no_busy_node_released,
+            spend_within_budget,
+            total_within_budget,
+            no_round_failed,
+        ),
+    )
 
 
 def once_calm(world: World) -> list[str]:

@@ -117,11 +117,14 @@ class SimHead:
         self.lost_units = 0
         """Units that a dying node took with it; they were put back."""
         self.killed_at_drain = 0
+        self.forgotten_busy: list[str] = []
+        """Nodes that were given up while they worked, in contact, and with no deadline to empty themselves."""
         self.gangs_placed = 0
         self.waits_s: list[float] = []
         self.report: Report | None = None
         self.session = 0
-        self.on_end_machine: Callable[[str], None] = lambda instance_id: None
+        self.late_grants = 0.0
+        """The chance that an agent grants a lease of its own between the plan and the drain that it led to."""
         self._version = 0
         self._serial = 0
         self._changed = asyncio.Event()
@@ -369,8 +372,12 @@ class SimHead:
     async def forget(self, instance_id: str) -> None:
         self._must_be_up()
         node = self.nodes.get(instance_id)
-        if node is not None:
-            self._drop(node, "released")
+        if node is None:
+            return
+        in_contact = node.contact_lost_s is None and not node.is_missing
+        if node.running and in_contact and node.drain_deadline_s is None:
+            self.forgotten_busy.append(f"{instance_id} was released with {node.running} pieces of work on it")
+        self._drop(node, "released")
 
     async def publish(self, report: Report) -> None:
         self._must_be_up()
@@ -382,6 +389,8 @@ class SimHead:
         node = self.nodes.get(instance_id)
         if node is None or node.cordon != order or node.contact_lost_s is not None or node.drain_answer:
             return
+        if self.late_grants and self._chance.random() < self.late_grants:
+            self._grant_late(node)
         if deadline_s is None and (node.running or (idle_serial is not None and idle_serial != node.idle_serial)):
             self._lift(node, "busy")
             return
@@ -390,6 +399,16 @@ class SimHead:
             self._later(deadline_s, self._kill_at_deadline, instance_id, order)
         if not node.running:
             self._later(self._chance.uniform(*EMPTY_S), self._empty, instance_id, order)
+
+    def _grant_late(self, node: SimNode) -> None:
+        """Start a unit that the agent leased before it heard of the cordon."""
+        shape = {"CPU": 10_000}
+        if how_many(shape, node.free, 1):
+            key = self.submit(shape, 1, 7.0)
+            pending = self.pending[key]
+            pending.count -= 1
+            pending.running += 1
+            self._start(node, key, shape, 1, 7.0)
 
     def _empty(self, instance_id: str, order: str) -> None:
         node = self.nodes.get(instance_id)
@@ -402,8 +421,9 @@ class SimHead:
         if node is None or node.cordon != order:
             return
         for work_id in sorted(node.work_ids):
-            self.killed_at_drain += self.running[work_id].count
-            self._put_back(self.running[work_id])
+            if (running := self.running.get(work_id)) is not None:
+                self.killed_at_drain += running.count
+                self._put_back(running)
         self._empty(instance_id, order)
 
     def _lift(self, node: SimNode, answer: str) -> None:

@@ -77,9 +77,14 @@ class SimLoop(asyncio.SelectorEventLoop):
 def run(main: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to its end in virtual time, then end whatever it left running."""
     loop = SimLoop()
+    errors: list[BaseException] = []
+    loop.set_exception_handler(lambda _, context: errors.append(context.get("exception") or RuntimeError(str(context))))
     try:
         asyncio.set_event_loop(loop)
-        return loop.run_until_complete(main)
+        result = loop.run_until_complete(main)
+        if errors:
+            raise errors[0]  # a callback failed; in virtual time that is never somebody else's business
+        return result
     finally:
         try:
             left = [task for task in asyncio.all_tasks(loop) if not task.done()]

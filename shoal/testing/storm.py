@@ -45,24 +45,24 @@ def storm(seed: int, *, bug: str = "", story: bool = False) -> Outcome:
 def policy_of(chance: Chance) -> Policy:
     """Return a seed's policy: limits, budget and patience differ."""
     deadlines = Deadlines(requested_s=90.0, booting_s=240.0, draining_s=120.0, lost_s=120.0)
-    most = chance.choice((8, 20, 60))
+    most = chance.choice((8, 15, 30))
     types = tuple(
         NodeType(
             name=name,
             provider="sim",
             max_workers=chance.choice((4, 10, 50)) if name != "s16" else 50,
-            min_up_s=chance.choice((0.0, 30.0)),
+            min_up_s=chance.choice((0.0, 20.0)),
             markets=("on-demand", "spot") if chance.random() < 0.5 else ("on-demand",),
             deadlines=deadlines,
         )
         for name in ("s2", "s4", "s16", "g8")
     )
-    budget = Budget(usd_per_hour_max=chance.choice((4.0, 8.0))) if chance.random() < 0.4 else Budget()
+    budget = Budget(usd_per_hour_max=chance.choice((1.8, 2.5, 3.5)))
     return builders.policy(
         node_types=types,
         max_workers=most,
-        idle_timeout_s=chance.choice((20.0, 60.0)),
-        flap_s=chance.choice((0.0, 60.0)),
+        idle_timeout_s=chance.choice((5.0, 15.0)),
+        flap_s=chance.choice((0.0, 20.0)),
         budget=budget,
         gang_hold_s=200.0,
         gc_age_s=60.0,
@@ -71,28 +71,30 @@ def policy_of(chance: Chance) -> Policy:
 
 
 def faults_of(chance: Chance) -> Faults:
-    """Return a seed's faults: each is off in half of the worlds."""
+    """Return a seed's faults: nearly all of them, each as strong as the seed says."""
     most = {
-        "no_capacity": 0.5,
-        "late_refusal": 0.3,
-        "throttle": 0.3,
-        "lost_reply": 0.4,
-        "lost_request": 0.2,
-        "duplicate": 0.3,
-        "short_list": 0.4,
-        "list_error": 0.3,
-        "part_only": 0.4,
-        "never_join": 0.2,
-        "smaller": 0.2,
-        "debris": 0.4,
-        "halts_per_h": 2.0,
-        "vanishes_per_h": 2.0,
-        "interruptions_per_h": 6.0,
-        "slow_boot": 0.1,
+        "no_capacity": (0.05, 0.3),
+        "late_refusal": (0.02, 0.2),
+        "throttle": (0.1, 0.35),
+        "lost_reply": (0.15, 0.4),
+        "lost_request": (0.1, 0.25),
+        "duplicate": (0.05, 0.3),
+        "short_list": (0.1, 0.5),
+        "list_error": (0.0, 0.3),
+        "part_only": (0.05, 0.4),
+        "never_join": (0.12, 0.25),
+        "smaller": (0.0, 0.2),
+        "debris": (0.1, 0.4),
+        "halts_per_h": (3.0, 8.0),
+        "vanishes_per_h": (3.0, 8.0),
+        "interruptions_per_h": (1.0, 8.0),
+        "slow_boot": (0.0, 0.1),
     }
-    chosen = {name: round(chance.uniform(0, top), 3) for name, top in most.items() if chance.random() < 0.5}
-    if chance.random() < 0.15:
+    chosen = {name: round(chance.uniform(low, high), 3) for name, (low, high) in most.items() if chance.random() < 0.95}
+    if chance.random() < 0.05:
         chosen["price_changes_per_h"] = 5.0
+    if chance.random() < 0.1:
+        chosen["hidden"] = 0.2
     return Faults(**chosen)
 
 
@@ -102,13 +104,15 @@ async def _storm(seed: int, with_story: bool) -> Outcome:
         seed,
         policy=policy_of(chance.split("policy")),
         faults=faults_of(chance.split("faults")),
-        crashes=chance.choice((0.0, 0.02, 0.08)),
-        boot_s=(5.0, 60.0),
+        crashes=chance.choice((0.005, 0.02, 0.06)),
+        boot_s=(5.0, 45.0),
+        listing_lag_s=chance.choice((10.0, 30.0)),
     )
+    world.head.late_grants = 0.5
     wrong: list[str] = []
     try:
         await _stir(world, chance.split("deeds"))
-        world.cloud.faults, world.crashes = CALM, 0.0
+        world.cloud.faults, world.crashes, world.head.late_grants = CALM, 0.0, 0.0
         wrong = invariants.while_stormy(world)
         await _settle(world)
         wrong = invariants.once_calm(world)
@@ -129,7 +133,7 @@ async def _stir(world: World, chance: Chance) -> None:
         draw = chance.random()
         if draw < 0.45 and now_s < STORM_S - 120:
             shape = chance.choice(({"cpu": 1}, {"cpu": 2}, {"cpu": 3}, {"cpu": 1, "gpu": 1}, {"cpu": 10}))
-            duration_s = chance.choice((5.0, 40.0, 200.0))
+            duration_s = chance.choice((5.0, 20.0, 90.0))
             world.submit(shape, chance.choice((1, 3, 12)), duration_s, known=chance.random() < 0.5)
         elif draw < 0.55:
             serial += 1
@@ -140,15 +144,15 @@ async def _stir(world: World, chance: Chance) -> None:
             world.request("owner", [{"cpu": 2}] * chance.choice((0, 1, 3)), ttl_s=chance.choice((60.0, 300.0)))
         elif draw < 0.68 and world.head.is_up:
             world.head.restart(chance.choice((2.0, 20.0)))
-        elif draw < 0.78 and world.head.nodes:
-            world.cut(chance.choice(sorted(world.head.nodes)), chance.choice((5.0, 60.0, 300.0)))
-        elif draw < 0.86:
+        elif draw < 0.84 and world.head.nodes:
+            world.cut(chance.choice(sorted(world.head.nodes)), chance.choice((5.0, 60.0, 60.0, 300.0)))
+        elif draw < 0.9:
             await world.kill(chance.choice((0.5, 30.0)))
-        elif draw < 0.88:
+        elif draw < 0.904:
             await world.kill(None)
             world.lose_ledger()
             world.start()
-        await world.run_for(chance.expovariate(1 / 30.0))
+        await world.run_for(chance.expovariate(1 / 12.0))
 
 
 async def _settle(world: World) -> None:

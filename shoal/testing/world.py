@@ -48,6 +48,7 @@ class World:
         improve: Improve = planner,
         crashes: float = 0.0,
         boot_s: tuple[float, float] = (20.0, 60.0),
+        listing_lag_s: float = 10.0,
         report_every_s: float = 0.05,
         providers: Callable[[Provider], Provider] = lambda provider: provider,
     ) -> None:
@@ -58,7 +59,13 @@ class World:
         self.policy = policy or default_policy()
         self.improve, self.crashes = improve, crashes
         self.cloud = SimCloud(
-            self.clock, self.chance.split("cloud"), offers=offers, quotas=quotas, faults=faults, boot_s=boot_s
+            self.clock,
+            self.chance.split("cloud"),
+            offers=offers,
+            quotas=quotas,
+            faults=faults,
+            boot_s=boot_s,
+            listing_lag_s=listing_lag_s,
         )
         self.provider = SimProvider(self.cloud, self.clock, self.chance.split("calls"), cluster_uid=self.uid)
         self._given: Mapping[str, Provider] = {"sim": providers(self.provider)}
@@ -84,6 +91,10 @@ class World:
         self.peak_usd_per_h = 0.0
         """The highest list price per hour of everything that existed."""
         self.is_ledger_lost = False
+        self.bill_before_usd: float | None = None
+        """What the cloud had billed when the ledger in use began to count."""
+        self.is_concealed = False
+        """The cloud has hidden a machine from a complete listing, against rule R4."""
         self._names_created: dict[str, str] = {}
 
     # driving
@@ -224,17 +235,21 @@ class World:
         if machine.request.cluster_uid != self.uid:
             return
         name, there = machine.instance_id, self.machines()
+        self.is_concealed = self.is_concealed or machine.hidden_until_s > 0
+        if self.ledger is not None and self.ledger.instance(name) is None and not self.is_ledger_lost:
+            self.violations.append(f"{name} was bought before its intent was durable")
         if name in self._names_created:
             self.violations.append(f"{name} has two machines: {self._names_created[name]} and {machine.name}")
         self._names_created[name] = machine.name
+        if self.is_concealed or self.is_ledger_lost:
+            return  # what the cloud conceals, or what nobody remembers, cannot be counted
         if len(there) > self.policy.max_workers:
             self.violations.append(f"{len(there)} machines, max_workers is {self.policy.max_workers}")
         for kind in self.policy.node_types:
             count = sum(1 for one in there if one.request.node_type == kind.name)
             if count > kind.max_workers:
                 self.violations.append(f"{count} machines of {kind.name}, max_workers is {kind.max_workers}")
-        rate = sum(one.price_usd_per_h for one in there)
-        self.peak_usd_per_h = max(self.peak_usd_per_h, rate)
+        self.peak_usd_per_h = max(self.peak_usd_per_h, sum(one.price_usd_per_h for one in there))
 
     def _machine_ended(self, machine: SimMachine) -> None:
         node = self.head.nodes.get(machine.instance_id)
@@ -250,6 +265,7 @@ class World:
         self.disk.close()
         self.disk = _new_disk()
         self.is_ledger_lost = True
+        self.bill_before_usd = None
 
     def cut(self, instance_id: str, for_s: float) -> None:
         """Cut a node's network; its guard ends the machine when the lease runs out."""
@@ -273,11 +289,25 @@ class World:
         self.boundaries += 1
         if self._is_dying:
             raise Crashed(name)
+        if name == "commit.after":
+            self._audit()
         if self.crashes and self._crash_chance.random() < self.crashes:
             self._is_dying = True
             self.log.record(Kind.PROCESS_DIED, process="autoscaler", at=name)
             asyncio.get_running_loop().call_soon(self._bury)
             raise Crashed(name)
+
+    def _audit(self) -> None:
+        """Hold every machine that exists against the rows just committed: none may be unaccounted for."""
+        if self.ledger is None:
+            return
+        if self.ledger.meta.is_adopted and self.bill_before_usd is None:
+            self.bill_before_usd = self.cloud.bill_usd(self.uid)
+        if self.is_concealed or self.is_ledger_lost:
+            return
+        for machine in self.cloud.machines.values():
+            if machine.deleted_s is None and machine.instance_id not in self.ledger.instances:
+                self.violations.append(f"{machine.name} exists and {machine.instance_id} is written off")
 
     def _bury(self) -> None:
         self._burial = asyncio.ensure_future(self.kill(self._crash_chance.uniform(0.5, 5.0)))

@@ -24,6 +24,8 @@ from shoal.model.policy import Health
 NEVER_JOINED = "never joined"
 _P_KEPT = 0.5
 _NEVER_S = 1800.0
+PROBE_S = 30.0
+"""For how long at least a healed scope is bought from one machine at a time. It must end: a gang is no probe."""
 
 
 class Learned:
@@ -47,14 +49,16 @@ class Learned:
             wait_s = backoff_s(failures, first_s=1.0, most_s=60.0, chance=self._chance)
         else:
             wait_s = backoff_s(failures, first_s=rules.ttl_first_s, most_s=rules.ttl_most_s, chance=self._chance)
-        p_success = row.p_success
+        p_success, probe_s = row.p_success, 0.0
         if error.retry is not Retry.LATER:
             p_success = max(rules.p_least, p_success * _P_KEPT)
+            probe_s = max(PROBE_S, wait_s / 2)
         change.put(
             HealthRow(
                 scope=scope,
                 p_success=p_success,
                 until_s=now_s + wait_s,
+                probe_s=probe_s,
                 failures=failures,
                 failed_s=now_s,
                 code=error.code,
@@ -90,12 +94,19 @@ class Learned:
         for breaker in self._ledger.breakers.values():
             if breaker.node_type == step.node_type and breaker.until_s is not None:
                 change.put(msgspec.structs.replace(breaker, probing=token))
+        now_s, key = self._clock.monotonic_s(), str(step.offer)
+        for row in self._ledger.health.values():
+            if may_probe(row, now_s) and covers(row.scope, key):
+                change.put(msgspec.structs.replace(row, probing=token))
 
     def settled(self, change: Change, tokens: set[str]) -> None:
         """Those launches have an end: probes among them are over, whatever came of them."""
         for breaker in self._ledger.breakers.values():
             if breaker.probing and breaker.probing not in tokens:
                 change.put(msgspec.structs.replace(breaker, probing=""))
+        for row in self._ledger.health.values():
+            if row.probing and row.probing not in tokens:
+                change.put(msgspec.structs.replace(row, probing=""))
 
     def _strike(self, change: Change, node_type: str, cause: str, why: str) -> None:
         key = f"{node_type}|{cause}"
@@ -116,19 +127,33 @@ class Learned:
     def _heal(self, change: Change, offer: OfferKey) -> None:
         key = str(offer)
         for row in self._ledger.health.values():
-            if not (key == row.scope or key.startswith(row.scope + "/")):
+            if not covers(row.scope, key):
                 continue
             p_success = min(1.0, row.p_success / _P_KEPT)
             if p_success >= 1.0:
                 change.drop(row)
             else:
                 change.put(
-                    msgspec.structs.replace(row, p_success=p_success, failures=0, until_s=self._clock.monotonic_s())
+                    msgspec.structs.replace(row, p_success=p_success, failures=0, until_s=0.0, probe_s=0.0, probing="")
                 )
 
     def _health(self, change: Change, scope: str) -> HealthRow | None:
         pending = change.rows.get(("health", scope))
         return pending if isinstance(pending, HealthRow) else self._ledger.health.get(scope)
+
+
+def may_probe(row: HealthRow, now_s: float) -> bool:
+    """Say whether one machine, and no more, may be bought there now."""
+    return not row.probing and row.until_s <= now_s < row.until_s + row.probe_s
+
+
+def covers(scope: str, key: str) -> bool:
+    """Say whether a scope reaches an offer's key.
+
+    >>> covers("aws/eu", "aws/eu/a/m5.large/spot"), covers("aws/eu", "aws/eu-2/a/m5.large/spot")
+    (True, False)
+    """
+    return key == scope or key.startswith(scope + "/")
 
 
 def scope_key(offer: OfferKey, error: ProviderError) -> str:

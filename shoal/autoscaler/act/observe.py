@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from shoal.autoscaler.act.learn import may_probe
 from shoal.autoscaler.act.ledger import Ledger
 from shoal.autoscaler.act.rows import Attempt
 from shoal.foundation.errors import ProviderError
@@ -276,11 +277,11 @@ def snapshot(witnesses: Witnesses, ledger: Ledger, now_s: float) -> Snapshot:
             OfferHealth(
                 scope=row.scope,
                 p_success=row.p_success,
-                unhealthy_for_s=max(0.0, row.until_s - now_s),
+                unhealthy_for_s=max(row.until_s - now_s, _PROBING_S if row.probing else 0.0),
                 failures=row.failures,
                 code=row.code,
                 error=row.error,
-                may_probe=row.failures > 0 and row.until_s <= now_s and not row.probing,
+                may_probe=may_probe(row, now_s),
             )
             for _, row in sorted(ledger.health.items())
         ),
@@ -323,6 +324,7 @@ def _open_for_s(until_s: float | None, probing: str, now_s: float) -> float:
 
 
 _CANARY_S = 3600.0
+_PROBING_S = 30.0
 _AGE_LEAST_S = 0.5
 """Durations in the head's word are told to the half second; younger words are taken as they are."""
 _ASKED = (State.QUEUED, State.REQUESTED)

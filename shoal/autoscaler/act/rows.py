@@ -76,11 +76,16 @@ class MachineRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What was learned about buying at one scope; `until_s` is when the next probe may be made."""
+    """What was learned about buying at one scope.
+
+    Nothing is bought there until `until_s`; then, for `probe_s`, one machine at a time; after that freely again, at
+    the expected price that `p_success` makes. `probing` is the token of the probe that is out.
+    """
 
     scope: str
     p_success: float = 1.0
     until_s: float = 0.0
+    probe_s: float = 0.0
     failures: int = 0
     failed_s: float = 0.0
     code: str = ""

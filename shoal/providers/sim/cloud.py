@@ -62,6 +62,7 @@ class SimMachine(msgspec.Struct, kw_only=True):
     resources: dict[str, int]
     phase: Phase = Phase.PENDING
     is_joining: bool = True
+    hidden_until_s: float = 0.0
     ended_s: float | None = None
     """When it stopped running."""
     deleted_s: float | None = None
@@ -96,6 +97,7 @@ class SimCloud:
         traits: Traits | None = None,
         faults: Faults = CALM,
         boot_s: tuple[float, float] = (20.0, 60.0),
+        listing_lag_s: float = 10.0,
     ) -> None:
         """Sell `offers`; a boot takes a time between the two of `boot_s`."""
         self._clock, self._chance = clock, chance
@@ -103,7 +105,7 @@ class SimCloud:
         self.traits = traits or Traits(
             name=name,
             token_ttl_s=3600.0,
-            listing_lag_s=10.0,
+            listing_lag_s=listing_lag_s,
             call_limit_s=30.0,
             boot_typical_s=sum(boot_s) / 2,
             batch_max=100,
@@ -172,7 +174,7 @@ class SimCloud:
         for machine in self.machines.values():
             if machine.request.cluster_uid != uid:
                 continue
-            if now_s < machine.listed_s and self._chance.random() < 0.5:
+            if now_s < machine.hidden_until_s or (now_s < machine.listed_s and self._chance.random() < 0.5):
                 continue
             if machine.deleted_s is not None and (
                 machine.unlisted_s is None or now_s >= machine.unlisted_s or self._chance.random() < 0.5
@@ -328,6 +330,7 @@ class SimCloud:
             created_s=now_s,
             listed_s=now_s + self._chance.uniform(0.0, 0.9) * self.traits.listing_lag_s,
             resources=resources,
+            hidden_until_s=now_s + 300.0 if self._chance.random() < self.faults.hidden else 0.0,
             is_joining=self._chance.random() >= self.faults.never_join,
             price_usd_per_h=offer.price_usd_per_h or 0.0,
             billed_from_s=now_s,

@@ -49,6 +49,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     """The network delivers a launch twice."""
     short_list: float = 0.0
     """A listing shows only a part, and says so."""
+    hidden: float = 0.0
+    """A new machine is missing from complete listings for minutes: a breach of rule R4, as clouds commit it."""
     list_error: float = 0.0
     """A listing fails."""
     part_only: float = 0.0
