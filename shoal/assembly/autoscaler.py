@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.assembly.boot import TicketBoot
+from shoal.assembly.cluster import CONFIG_IN_FORCE
 from shoal.assembly.providers import Place, providers_for
 from shoal.assembly.specs import AutoscalerSpec, read
 from shoal.foundation.chance import Chance
@@ -30,13 +31,12 @@ async def run_autoscaler(path: Path) -> None:
     from shoal.autoscaler.act.ledger import Ledger
     from shoal.autoscaler.act.loop import Autoscaler
     from shoal.autoscaler.decide.planner import improve
-    from shoal.config.load import load
     from shoal.transport.control import GrpcHead
 
     spec = read(path, AutoscalerSpec)
     clock = SystemClock()
     events = FileLog(Path(spec.events), clock)
-    loaded = load(Path(spec.config))
+    loaded, seen = _first_config(Path(spec.config), events)
     place = Place(
         uid=spec.uid,
         directory=Path(spec.directory),
@@ -65,7 +65,7 @@ async def run_autoscaler(path: Path) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, autoscaler.stop, f"signal {number}")
-    follower = asyncio.create_task(_follow_config(loaded, autoscaler, boot, events))
+    follower = asyncio.create_task(_follow_config(loaded, seen, Path(spec.config), autoscaler, boot, events))
     try:
         await autoscaler.run()
     finally:
@@ -74,25 +74,39 @@ async def run_autoscaler(path: Path) -> None:
         ledger.close()
 
 
-async def _follow_config(loaded: Loaded, autoscaler: Autoscaler, boot: TicketBoot, events: FileLog) -> None:
+def _first_config(path: Path, events: FileLog) -> tuple[Loaded, int]:
+    """Return what to start with and when the file changed last: the YAML, or the one in force while it is broken."""
+    from shoal.config.diagnostics import ConfigErrors
+    from shoal.config.load import load
+
+    seen = _stamp(path)
+    try:
+        return load(path), seen
+    except ConfigErrors as errors:
+        events.record(Kind.CONFIG_REFUSED, error=str(errors), difference=[])
+        return load(path.with_name(CONFIG_IN_FORCE)), seen
+
+
+async def _follow_config(
+    held: Loaded, seen: int, path: Path, autoscaler: Autoscaler, boot: TicketBoot, events: FileLog
+) -> None:
     """Take over a changed YAML; a broken one, or one that needs a new cluster, is reported and the old one stays."""
     from shoal.config.reload import reload
 
-    held, seen = loaded, _stamp(loaded.path)
     while True:
+        if (now := _stamp(path)) != seen:
+            seen = now
+            again = reload(held, path)
+            told = [str(change) for change in again.changes]
+            if again.is_taken:
+                events.record(Kind.CONFIG_CHANGED, difference=told)
+                held = again.current
+                boot.policy = held.policy
+                autoscaler.set_policy(held.policy)
+                discovery.write_private(path.with_name(CONFIG_IN_FORCE), path.read_bytes())
+            elif again.errors is not None or told:
+                events.record(Kind.CONFIG_REFUSED, error=str(again.errors or "needs a new cluster"), difference=told)
         await asyncio.sleep(CONFIG_EVERY_S)
-        if (now := _stamp(held.path)) == seen:
-            continue
-        seen = now
-        again = reload(held)
-        told = [str(change) for change in again.changes]
-        if again.is_taken:
-            events.record(Kind.CONFIG_CHANGED, difference=told)
-            held = again.current
-            boot.policy = held.policy
-            autoscaler.set_policy(held.policy)
-        elif again.errors is not None or told:
-            events.record(Kind.CONFIG_REFUSED, error=str(again.errors or "needs a new cluster"), difference=told)
 
 
 def _stamp(path: Path) -> int:

@@ -34,6 +34,10 @@ from shoal.wire.hello import Role, fresh_secret, secret_for
 READY_LIMIT_S = 30.0
 END_LIMIT_S = 10.0
 HEAD_INSTANCE = "head"
+CONFIG = "cluster.yaml"
+"""The YAML as `up` wrote it last; the autoscaler follows it."""
+CONFIG_IN_FORCE = "cluster.in-force.yaml"
+"""The last one that was taken over: what holds while `CONFIG` is broken, and what `down` goes by."""
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +87,8 @@ def start(wanted: Wanted, *, say: Callable[[str], None] = lambda text: None) -> 
         folder.mkdir(mode=0o700)
         _write_secrets(state, runtime, identity.uid)
         if wanted.config is not None:
-            write_private(state / "cluster.yaml", wanted.config.encode())
+            for name in (CONFIG, CONFIG_IN_FORCE):
+                write_private(state / name, wanted.config.encode())
         spec = _head_machine(wanted, identity, state, runtime)
         write_private(folder / "machine.json", msgspec.json.encode(spec))
         log = state / "logs" / "guard-head.log"
@@ -180,7 +185,7 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
             uid=identity.uid,
             cluster_name=wanted.name,
             epoch=identity.epoch,
-            config=str(state / "cluster.yaml"),
+            config=str(state / CONFIG),
             secret_file=str(runtime / "admin.secret"),
             grpc=grpc,
             head_address=frames[0],

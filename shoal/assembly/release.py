@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from shoal.assembly.cluster import Identity
+from shoal.assembly.cluster import CONFIG_IN_FORCE, Identity
 from shoal.assembly.providers import Place, providers_for
 from shoal.foundation.clock import SystemClock
 from shoal.foundation.eventlog import FileLog
@@ -38,9 +38,9 @@ async def _release(identity: Identity, state: Path, runtime: Path, say: Callable
 def _providers(identity: Identity, state: Path, runtime: Path, clock: SystemClock) -> dict[str, Provider]:
     from shoal.config.load import load
 
-    if not (state / "cluster.yaml").exists():
+    if not (state / CONFIG_IN_FORCE).exists():
         return {}
-    loaded = load(state / "cluster.yaml")
+    loaded = load(state / CONFIG_IN_FORCE)
     place = Place(
         uid=identity.uid,
         directory=state,

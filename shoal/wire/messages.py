@@ -26,7 +26,7 @@ class _Message(msgspec.Struct, array_like=True, frozen=True):
 # --------------------------------------------------------------------------------------------- agent to head
 
 
-class ActorHere(_Message):
+class ActorHere(_Message, frozen=True):
     """An actor that lives on a joining node."""
 
     actor_id: bytes
@@ -34,7 +34,7 @@ class ActorHere(_Message):
     address: list[Any]
 
 
-class Join(_Message, tag=1):
+class Join(_Message, frozen=True, tag=1):
     """The first message: who this node is and, after a head restart, what is on it.
 
     `token` and `join_secret` prove that the machine was launched by us; both are empty for nodes that a person
@@ -63,7 +63,7 @@ class Join(_Message, tag=1):
     version: str = ""
 
 
-class Backlog(_Message):
+class Backlog(_Message, frozen=True):
     """What one owner waits for in one class, as its home agent knows it (docs/demand.md).
 
     `owner` is the owner's process id, `seen` its cumulative count of grants it has absorbed.
@@ -82,7 +82,7 @@ class Backlog(_Message):
     waiting_s: float = 0.0
 
 
-class Grants(_Message):
+class Grants(_Message, frozen=True):
     """How many leases this agent has granted to an owner in a class, cumulative."""
 
     owner: bytes
@@ -90,7 +90,7 @@ class Grants(_Message):
     granted: int
 
 
-class BusyFor(_Message):
+class BusyFor(_Message, frozen=True):
     """One reason why the node is not idle."""
 
     what: str
@@ -98,7 +98,7 @@ class BusyFor(_Message):
     detail: str = ""
 
 
-class Report(_Message, tag=2):
+class Report(_Message, frozen=True, tag=2):
     """Usage and backlog in one cut, at most 50 a second; empty ones are the heartbeat (1 a second).
 
     Absent (None) fields have not changed. A `Backlog` with `waiting` 0 removes the row. `idle_s` is None while
@@ -118,7 +118,7 @@ class Report(_Message, tag=2):
     stats: dict[str, float] | None = None
 
 
-class Ask(_Message, tag=3):
+class Ask(_Message, frozen=True, tag=3):
     """A request of a driver or worker (or of the agent itself: `process` empty), answered by one `Reply`."""
 
     rid: int
@@ -127,7 +127,7 @@ class Ask(_Message, tag=3):
     args: dict[str, Any]
 
 
-class ActorStarted(_Message, tag=4):
+class ActorStarted(_Message, frozen=True, tag=4):
     """The actor's constructor returned; `address` is its process address."""
 
     actor_id: bytes
@@ -137,7 +137,7 @@ class ActorStarted(_Message, tag=4):
     pid: int
 
 
-class ActorEnded(_Message, tag=5):
+class ActorEnded(_Message, frozen=True, tag=5):
     """The actor's process is gone, or its constructor raised. `error` is pickled for the caller, opaque here.
 
     `cause`: created-failed, exited (by its own wish), killed, crashed, oom, group-removed, refused (no room: place it anew).
@@ -150,7 +150,7 @@ class ActorEnded(_Message, tag=5):
     error: bytes = b""
 
 
-class Prepared(_Message, tag=6):
+class Prepared(_Message, frozen=True, tag=6):
     """The answer to `Prepare`."""
 
     group_id: str
@@ -158,14 +158,14 @@ class Prepared(_Message, tag=6):
     is_ready: bool
 
 
-class Committed(_Message, tag=7):
+class Committed(_Message, frozen=True, tag=7):
     """Bundles of the group are usable on this node."""
 
     group_id: str
     serial: int
 
 
-class DrainAnswer(_Message, tag=8):
+class DrainAnswer(_Message, frozen=True, tag=8):
     """`emptied` or `busy`, decided in one turn of the agent's loop, under the same lock as grants."""
 
     order: str
@@ -173,7 +173,7 @@ class DrainAnswer(_Message, tag=8):
     why: str = ""
 
 
-class Died(_Message, tag=9):
+class Died(_Message, frozen=True, tag=9):
     """The agent's verdict (by pidfd) that one of its processes is dead. Journaled only for drivers."""
 
     process: bytes
@@ -181,7 +181,7 @@ class Died(_Message, tag=9):
     is_driver: bool = False
 
 
-class JobStarted(_Message, tag=10):
+class JobStarted(_Message, frozen=True, tag=10):
     """A driver attached to this agent; its job id was given by the agent."""
 
     job: str
@@ -191,19 +191,19 @@ class JobStarted(_Message, tag=10):
     pid: int
 
 
-class Leaving(_Message, tag=11):
+class Leaving(_Message, frozen=True, tag=11):
     """The node ends of its own wish (shutdown, lease, drain done)."""
 
     why: str
 
 
-class Happened(_Message, tag=12):
+class Happened(_Message, frozen=True, tag=12):
     """Events for the cluster's event log (kind and fields), and rows for the state tables."""
 
     events: list[tuple[str, dict[str, Any]]]
 
 
-class Answered(_Message, tag=13):
+class Answered(_Message, frozen=True, tag=13):
     """The agent's answer to a `Query`."""
 
     rid: int
@@ -214,7 +214,7 @@ class Answered(_Message, tag=13):
 # --------------------------------------------------------------------------------------------- head to agent
 
 
-class Joined(_Message, tag=51):
+class Joined(_Message, frozen=True, tag=51):
     """Welcome. Times in seconds; `peers` lists live nodes: id to address texts."""
 
     node_id: str
@@ -225,14 +225,14 @@ class Joined(_Message, tag=51):
     peers: dict[str, list[str]]
 
 
-class Refused(_Message, tag=52):
+class Refused(_Message, frozen=True, tag=52):
     """No: barred, dead, an old epoch, or a wrong join secret. `is_dead`: come back under a new node id."""
 
     why: str
     is_dead: bool = False
 
 
-class Reply(_Message, tag=53):
+class Reply(_Message, frozen=True, tag=53):
     """The answer to an `Ask`. A failed one carries the error's name and text in `value`: [name, text]."""
 
     rid: int
@@ -241,7 +241,7 @@ class Reply(_Message, tag=53):
     value: Any
 
 
-class Tell(_Message, tag=54):
+class Tell(_Message, frozen=True, tag=54):
     """News for a process that asked for it (`process` empty: for everyone on the node).
 
     `what`: actor (state, address, ...), group, node-died, process-died, nodes (membership), infeasible, log.
@@ -252,7 +252,7 @@ class Tell(_Message, tag=54):
     value: Any
 
 
-class StartActor(_Message, tag=55):
+class StartActor(_Message, frozen=True, tag=55):
     """Start an actor here; `spec` is opaque to head and agent. `held` is what it holds for life, `amounts` what
     its placement needs."""
 
@@ -267,7 +267,7 @@ class StartActor(_Message, tag=55):
     options: dict[str, Any] = {}
 
 
-class KillActor(_Message, tag=56):
+class KillActor(_Message, frozen=True, tag=56):
     """End an actor's process."""
 
     actor_id: bytes
@@ -275,7 +275,7 @@ class KillActor(_Message, tag=56):
     why: str
 
 
-class Prepare(_Message, tag=57):
+class Prepare(_Message, frozen=True, tag=57):
     """Reserve bundles (number to amounts) for a group; dropped after 30 s without `Commit`."""
 
     group_id: str
@@ -284,28 +284,28 @@ class Prepare(_Message, tag=57):
     job: str = ""
 
 
-class Commit(_Message, tag=58):
+class Commit(_Message, frozen=True, tag=58):
     """The group is journaled: the prepared bundles are its own."""
 
     group_id: str
     serial: int
 
 
-class ReturnBundles(_Message, tag=59):
+class ReturnBundles(_Message, frozen=True, tag=59):
     """The group is removed: kill what runs inside and free the bundles."""
 
     group_id: str
     why: str
 
 
-class Cordon(_Message, tag=60):
+class Cordon(_Message, frozen=True, tag=60):
     """Take no new work (`is_on`), or take it again."""
 
     order: str
     is_on: bool
 
 
-class Drain(_Message, tag=61):
+class Drain(_Message, frozen=True, tag=61):
     """Empty the node: only if `idle_serial` still holds, or by `deadline_s` (a duration)."""
 
     order: str
@@ -313,13 +313,13 @@ class Drain(_Message, tag=61):
     deadline_s: float | None
 
 
-class End(_Message, tag=62):
+class End(_Message, frozen=True, tag=62):
     """The cluster goes down or the node is released: end everything here."""
 
     why: str
 
 
-class Query(_Message, tag=63):
+class Query(_Message, frozen=True, tag=63):
     """A question of the state API to one agent: what (tasks, objects, workers, logs, ...) and how much."""
 
     rid: int
@@ -327,14 +327,14 @@ class Query(_Message, tag=63):
     args: dict[str, Any]
 
 
-class Revoke(_Message, tag=64):
+class Revoke(_Message, frozen=True, tag=64):
     """A job ended: end its leases, workers, actors and bundles here."""
 
     job: str
     why: str
 
 
-class Granted(_Message, tag=65):
+class Granted(_Message, frozen=True, tag=65):
     """Work that the head placed for an owner of this agent: `count` leases of a class may be asked of each node."""
 
     process: bytes
@@ -342,7 +342,7 @@ class Granted(_Message, tag=65):
     nodes: list[tuple[str, int]]
 
 
-class GroupSpec(_Message):
+class GroupSpec(_Message, frozen=True):
     """A placement group as its creator asked for it (argument of the `create_group` request)."""
 
     group_id: str
