@@ -24,7 +24,8 @@ BUFFERED: Final = 3
 NESTED: Final = 4
 """`[pickle, [buffer, ...], [[process, addresses, [n, ...]], ...]]`: the value holds refs of these owners."""
 STORED: Final = 5
-"""`[place, size, nested]`: the value lies in a node's object store; `place` is the store's own description."""
+"""`[place, size, nested]`: the value lies in a node's object store; `place` is `[object id, node id, transfer addresses,
+owner's process, owner's addresses, owner's number]`, `nested` as in NESTED."""
 REF: Final = 6
 """Arguments only: `[process, addresses, n]`: ask the owner for it before the task starts."""
 NOTHING: Final = 7
@@ -101,6 +102,8 @@ STORE: Final = 42
 """n, what, arguments: a request to the node's object store; answered by ANSWER."""
 PRINTED: Final = 43
 """[line, ...], is_error: what the worker's code printed, for its driver."""
+OWNS: Final = 45
+"""is_owner: others hold refs of this worker's objects, so it must not be ended while it is idle."""
 LOCAL: Final = 44
 """n, what, args: a request that the agent answers itself."""
 
@@ -131,5 +134,13 @@ UNPLACEABLE: Final = 71
 """key, why, is_final: the class fits nowhere now; final: it never will, fail its tasks."""
 FORWARDED: Final = 72
 """[[name, pid, node, is_error, [line, ...]], ...]: prints of the job's workers."""
-GO_ON: Final = 73
-"""is_frozen: no longer used by plain tasks; fencing of actors."""
+SEGMENT: Final = 73
+"""segment: a leased segment for the client's stock, so that its next put asks nobody."""
+SPARE: Final = 74
+"""Nothing follows: room is short, give back the segments in stock."""
+
+# ------------------------------------------------------------------------------------------------ agent to agent
+FREED: Final = 80
+"""[object id, ...]: nobody refers to these any more."""
+MOVED: Final = 81
+"""n, object id, size, source: take a primary copy; answered by ANSWER."""

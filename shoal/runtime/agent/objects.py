@@ -1,36 +1,332 @@
-"""The agent's side of the object store: who leases segments, where objects lie, pulls from other nodes."""
+"""The agent's side of the object store: segments for writers, places for readers, pulls from other nodes, freeing.
+
+The store itself decides nothing about time or sockets; here it gets both. Requests of clients are `STORE n, what,
+arguments`; those with n = 0 want no answer.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from shoal.foundation.errors import ShoalError
 from shoal.runtime.agent.clients import Client
-from shoal.transport.connection import Connection
+from shoal.runtime.store.errors import ObjectAbsent
+from shoal.runtime.store.node import NodeStore
+from shoal.runtime.store.objects import Pinned
+from shoal.runtime.store.places import NodeDirectory, shared_memory_root, sweep_stale
+from shoal.runtime.store.segments import Located, Segment
+from shoal.runtime.store.spill import DiskThread
+from shoal.runtime.store.transfer.pull import Puller
+from shoal.runtime.store.transfer.serve import Server
+from shoal.transport import blocking
+from shoal.transport.address import Address, parse
+from shoal.transport.connection import Connection, dial
+from shoal.wire import tasks as wire
+from shoal.wire.hello import Role
 
 if TYPE_CHECKING:
     from shoal.runtime.agent.main import Agent
 
+SEAL_LIMIT_S = 2.0
+"""How long a reader waits for the writer's word that an object is sealed: both speak on connections of their own."""
+STOCK_OFFER_BYTES_MAX = 16 * 2**20
+"""Writers of values up to this size get the next segment at once."""
+
 
 class Objects:
-    """Requests of clients to the node's store."""
+    """The store of this node and everybody who uses it."""
 
-    peer_kinds: frozenset[int] = frozenset()
+    peer_kinds = frozenset((wire.FREED, wire.MOVED))
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
+        self._directory: NodeDirectory | None = None
+        self.store: NodeStore | None = None
+        self._disk: DiskThread | None = None
+        self._server: Server | None = None
+        self._puller: Puller | None = None
+        self._address = ""
+        self._early: dict[bytes, list[tuple[float, Callable[[], None]]]] = {}
+        """Who wants an object that nobody has sealed yet, and until when."""
+        self._links: dict[str, asyncio.Task[Connection | None]] = {}
+        self._requests: dict[str, Callable[[Client, int, Any], None]] = {
+            "lease": self._lease,
+            "seal": self._seal,
+            "give_back": self._give_back,
+            "pin": self._pin,
+            "unpin": self._unpin,
+            "free": self._free,
+            "forked": self._forked,
+        }
+        self._moving: dict[bytes, None] = {}
 
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
-    def tick(self) -> None: ...
-    def drain(self) -> None: ...
+    # ---------------------------------------------------------------------------------------------- life
+
+    async def start(self) -> None:
+        """Open the store. Nothing to do where the node has no object store memory."""
+        agent, settings = self._agent, self._agent.settings
+        if settings.store_bytes <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        root = settings.store_root or shared_memory_root()
+        await loop.run_in_executor(None, sweep_stale, root)
+        self._directory = NodeDirectory(root, settings.cluster_uid, settings.node_id)
+        self._disk = DiskThread(lambda: _soon(loop, self._poll_disk))
+        spill = settings.spill_dir or settings.session / "spill"
+        spill.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._spill = spill
+        self.store = NodeStore(
+            self._directory.path,
+            settings.store_bytes,
+            agent.clock,
+            disk=self._disk,
+            spill_directory=spill,
+            reclaim=self._ask_spare,
+        )
+        self.store.warm()
+
+        def on_loop(call: Callable[[], None]) -> None:
+            _soon(loop, call)
+
+        self._puller = Puller(self.store, on_loop, self._dial_transfer)
+        self._server = Server(self.store, on_loop, self._answer_transfer)
+        hosts = [parse(text).host for text in settings.listen] or ["127.0.0.1"]
+        host, port = self._server.start(hosts[0])
+        self._address = str(Address("tcp", host, port))
+
+    async def stop(self) -> None:
+        """Close the store and remove its files."""
+        loop = asyncio.get_running_loop()
+        for task in self._links.values():
+            task.cancel()
+        if self._puller is not None:
+            await loop.run_in_executor(None, self._puller.close)
+        if self._server is not None:
+            self._server.close()
+        if self._disk is not None:
+            await loop.run_in_executor(None, self._disk.close)
+        if self._directory is not None:
+            self._directory.remove()
+            import shutil
+
+            shutil.rmtree(self._spill, ignore_errors=True)
+
+    def tick(self) -> None:
+        """Answer who waited too long."""
+        if self.store is None:
+            return
+        self.store.tick()
+        now = self._agent.clock.monotonic_s()
+        for object_id, waiting in tuple(self._early.items()):
+            late = [call for until, call in waiting if now >= until]
+            self._early[object_id] = [(until, call) for until, call in waiting if now < until]
+            if not self._early[object_id]:
+                del self._early[object_id]
+            for call in late:
+                call()
+
     def client_info(self) -> dict[str, Any]:
-        return {}
+        """Return what clients must know to read and write."""
+        if self.store is None or self._directory is None:
+            return {}
+        return {"store": str(self._directory.path), "transfer": [self._address] if self._address else []}
+
     def primaries(self) -> int:
-        return 0
+        """Return how many primary copies are here."""
+        return self.store.usage().primaries if self.store is not None else 0
+
     def used_bytes(self) -> int:
-        return 0
+        """Return how many bytes are in use."""
+        return self.store.pool.used_bytes if self.store is not None else 0
+
     def rows(self) -> list[dict[str, Any]]:
-        return []
-    def process_died(self, process: bytes) -> None: ...
-    def on_request(self, client: Client, message: list[Any]) -> None: ...
-    async def on_peer(self, connection: Connection, message: list[Any]) -> None: ...
+        """Return the objects for listings."""
+        if self.store is None:
+            return []
+        return [
+            {
+                "object_id": row.object_id.hex(),
+                "object_size": row.size,
+                "state": row.state.value,
+                "is_primary": row.is_primary,
+                "owner": row.owner.hex(),
+                "pins": sum(row.pins.values()),
+                "node_id": self._agent.node_id,
+            }
+            for row in self.store.rows()
+        ]
+
+    def process_died(self, process: bytes) -> None:
+        """Take back what a dead process leased or pinned."""
+        if self.store is not None:
+            self.store.ended(process)
+
+    # ---------------------------------------------------------------------------------------------- requests
+
+    def on_request(self, client: Client, message: list[Any]) -> None:
+        """Carry out one request of a client."""
+        _, n, what, args = message
+        if self.store is None:
+            self._fail(client, n, ShoalError("this node has no object store"))
+            return
+        handler = self._requests.get(what)
+        if handler is not None:
+            handler(client, n, args)
+
+    def _lease(self, client: Client, n: int, args: Any) -> None:
+        assert self.store is not None
+
+        def answer(got: Segment | Any) -> None:
+            if isinstance(got, Segment):
+                client.tell(wire.ANSWER, n, True, msgspec.to_builtins(got))
+            else:
+                self._fail(client, n, got)
+
+        self.store.lease(client.process, args, answer)
+
+    def _seal(self, client: Client, n: int, args: Any) -> None:
+        assert self.store is not None
+        object_id, segment_id, size, owner = args
+        self.store.seal(client.process, object_id, segment_id, size, owner=owner)
+        self._agent.leases.idle_serial += 1
+        self._agent.changed()
+        for _, call in self._early.pop(object_id, ()):
+            call()
+        if size <= STOCK_OFFER_BYTES_MAX:
+            segment = self.store.lease_now(client.process, size)
+            if segment is not None:
+                client.tell(wire.SEGMENT, msgspec.to_builtins(segment))
+
+    def _give_back(self, client: Client, n: int, args: Any) -> None:
+        assert self.store is not None
+        for segment_id in args:
+            self.store.give_back(client.process, segment_id)
+
+    def _pin(self, client: Client, n: int, args: Any) -> None:
+        """Tell a client where to read an object: here, or after fetching it from where it is."""
+        assert self.store is not None
+        store = self.store
+        object_id, node_id, sources, size = args
+        until = self._agent.clock.monotonic_s() + SEAL_LIMIT_S
+
+        def answer(got: Pinned) -> None:
+            if isinstance(got, Located):
+                client.tell(wire.ANSWER, n, True, msgspec.to_builtins(got))
+            else:
+                self._fail(client, n, got)
+
+        def pinned_at_last() -> None:
+            store.pin(client.process, object_id, answer)
+
+        if store.has(object_id):
+            store.pin(client.process, object_id, answer)
+        elif node_id == self._agent.node_id:
+            # The writer is done, or its ref would not be known; its word is on its way.
+            self._early.setdefault(object_id, []).append((until, pinned_at_last))
+        else:
+            assert self._puller is not None
+
+            def pulled(error: ShoalError | None) -> None:
+                if error is None:
+                    store.pin(client.process, object_id, answer)
+                else:
+                    self._fail(client, n, error)
+
+            self._puller.pull(object_id, sources, pulled, size=None)
+
+    def _unpin(self, client: Client, n: int, args: Any) -> None:
+        assert self.store is not None
+        self.store.unpin(client.process, args)
+
+    def _free(self, client: Client, n: int, args: Any) -> None:
+        """An owner's objects are no longer referred to: here, and on whatever node holds them."""
+        assert self.store is not None
+        here = [object_id for object_id, _ in args]
+        self.store.free(here)
+        away: dict[str, list[bytes]] = {}
+        for object_id, node_id in args:
+            if node_id != self._agent.node_id:
+                away.setdefault(node_id, []).append(object_id)
+        for node_id, object_ids in away.items():
+            self._tell_peer(node_id, (wire.FREED, object_ids))
+        self._agent.changed()
+
+    def _forked(self, client: Client, n: int, args: Any) -> None:
+        assert self.store is not None
+        self.store.forked(client.process)
+
+    def _fail(self, client: Client, n: int, error: Any) -> None:
+        if n:
+            name = "ObjectLostError" if isinstance(error, ObjectAbsent) else type(error).__name__
+            client.tell(wire.ANSWER, n, False, [name, str(error)])
+
+    def _ask_spare(self) -> None:
+        for client in self._agent.clients():
+            if client.kind != "owner":
+                client.tell(wire.SPARE)
+
+    # ---------------------------------------------------------------------------------------------- other agents
+
+    async def on_peer(self, connection: Connection, message: list[Any]) -> None:
+        """Take a word of another agent."""
+        if self.store is None:
+            return
+        if message[0] == wire.FREED:
+            self.store.free(message[1])
+            self._agent.changed()
+        elif message[0] == wire.MOVED:
+            _, n, object_id, size, sources = message
+
+            def pulled(error: ShoalError | None) -> None:
+                connection.send((wire.ANSWER, n, error is None, "" if error is None else str(error)))
+
+            assert self._puller is not None
+            self._puller.pull(object_id, sources, pulled, is_primary=True)
+
+    def _tell_peer(self, node_id: str, message: Any) -> None:
+        task = self._links.get(node_id)
+        if task is not None and task.done() and (task.cancelled() or task.result() is None or task.result().is_closed):
+            task = None
+        if task is None:
+            task = self._links[node_id] = asyncio.get_running_loop().create_task(self._dial_peer(node_id))
+
+        def send(done: asyncio.Task[Connection | None]) -> None:
+            if not done.cancelled() and (connection := done.result()) is not None:
+                connection.send(message)
+
+        task.add_done_callback(send)
+
+    async def _dial_peer(self, node_id: str) -> Connection | None:
+        settings = self._agent.settings
+        for text in self._agent.peers.get(node_id, ()):
+            with contextlib.suppress(OSError, TimeoutError, ShoalError):
+                return await dial(parse(text), settings.ssl_context, settings.credential, role=Role.NODE)
+        return None
+
+    def drain(self) -> None:
+        """Move primary copies away is the owners' affair: they are told by the lease that they lose."""
+
+    # ---------------------------------------------------------------------------------------------- threads
+
+    def _dial_transfer(self, address: str) -> socket.socket:
+        settings = self._agent.settings
+        return blocking.dial(parse(address), settings.ssl_context, settings.credential, role=Role.NODE)
+
+    def _answer_transfer(self, accepted: socket.socket) -> tuple[socket.socket, Role]:
+        settings = self._agent.settings
+        return blocking.answer(accepted, settings.server_ssl_context, settings.credential)
+
+    def _poll_disk(self) -> None:
+        if self._disk is not None:
+            self._disk.poll()
+
+
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nothing matters any more
+        loop.call_soon_threadsafe(call)

@@ -164,7 +164,22 @@ def driver_info(namespace: str | None, runtime_env: dict[str, Any] | None) -> di
 
 def at_fork(session_of: Any) -> None:
     """Have children that user code forks let go of the runtime, so that they can do it no harm."""
-    os.register_at_fork(after_in_child=lambda: _forked(session_of))
+    global _is_registered
+    if not _is_registered:
+        _is_registered = True
+        os.register_at_fork(before=_tell_fork, after_in_child=lambda: _forked(session_of))
+
+
+_is_registered = False
+
+
+def _tell_fork() -> None:
+    """The child may look for ever at what is mapped now."""
+    from shoal.runtime.client import api
+
+    found = api._session
+    if found is not None and not found.is_closed:
+        found.stored.forked()
 
 
 def _forked(session_of: Any) -> None:

@@ -1,7 +1,315 @@
-"""Large values: written into the node's shared memory, read where they lie."""
+"""Large values: written into the node's shared memory, read where they lie, made again if they are lost.
+
+The owner's ref says where a value is (`STORED`). Its end frees the value; that is the whole protocol, because readers
+are pinned by their own agent. What a task made can be made again: its message and arguments are kept as lineage, up to
+`LINEAGE_BYTES_MAX`, the oldest going first.
+"""
+
 from __future__ import annotations
-from typing import Any
+
+import collections
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shoal.runtime.client import codec
+from shoal.runtime.client.reactor import Link
+from shoal.runtime.client.refs import Hold, ObjectRef, escape
+from shoal.runtime.store.reader import Reader
+from shoal.runtime.store.segments import Located, Segment
+from shoal.runtime.store.values import Dumped, load_view
+from shoal.runtime.store.writer import Writer
+from shoal.wire import tasks as wire
+
+if TYPE_CHECKING:
+    from shoal.runtime.client.session import Session
+
+LINEAGE_BYTES_MAX = 256 * 2**20
+REBUILDS_MAX = 3
+"""How often one `get` has a lost value made again."""
+
+
+class StoredHold:
+    """Rides on an owner's ref of a stored value; its end frees the value."""
+
+    __slots__ = ("node_id", "object_id")
+
+    def __init__(self, object_id: bytes, node_id: str) -> None:
+        self.object_id, self.node_id = object_id, node_id
+
+    def __del__(self) -> None:
+        freed.append((self.object_id, self.node_id))
+
+
+freed: collections.deque[tuple[bytes, str]] = collections.deque()
+
+
 class Stored:
-    def __init__(self, session: Any) -> None:
+    """Puts, reads and frees stored values for one session."""
+
+    def __init__(self, session: Session) -> None:
         self._session = session
-    def close(self) -> None: ...
+        self._core = session.core
+        self._writer: Writer | None = None
+        self._reader: Reader | None = None
+        self.lineage: collections.OrderedDict[int, int] = collections.OrderedDict()
+        """Numbers of our refs whose making is remembered, with the bytes that takes."""
+        self._lineage_bytes = 0
+        self._evicted: set[int] = set()
+        core = session.core
+        core.on_attached.append(self._attached)
+        core.on_tick.append(self._tick)
+        core.handlers[wire.SEGMENT] = self._on_segment
+        core.handlers[wire.SPARE] = self._on_spare
+        core.handlers[wire.LOST] = self._on_lost
+
+    def _attached(self) -> None:
+        store = self._core.info.get("store")
+        if store:
+            self._writer = Writer(Path(store), self._lease)
+            self._reader = Reader(Path(store))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this node has an object store."""
+        return self._writer is not None
+
+    def close(self) -> None:
+        """Let go of what is mapped."""
+        if self._reader is not None:
+            self._reader.close()
+        if self._writer is not None:
+            self._writer.close()
+        self._reader = self._writer = None
+
+    # ---------------------------------------------------------------------------------------------- writing
+
+    def put(self, dumped: Dumped, refs: list[ObjectRef[Any]]) -> ObjectRef[Any]:
+        """Return a ref of ours to a large pickled value.
+
+        Raises:
+            ObjectStoreFullError: there is no room, even after waiting and spilling.
+        """
+        core = self._core
+        n = next(core.ids)
+        ref: ObjectRef[Any] = ObjectRef(n, core.process)
+        format, data = self._write(dumped, refs, core.process, list(core.address[1]), n, ref.binary())
+        if format == wire.STORED:
+            place = data[0]
+            ref._hold = StoredHold(place[0], place[1])
+        ref._pins = refs or None
+        ref._format, ref._data, ref._ready = format, data, True
+        return ref
+
+    def put_result(
+        self, dumped: Dumped, refs: list[ObjectRef[Any]], caller: bytes, n: int, *, object_id: bytes | None = None
+    ) -> tuple[int, Any]:
+        """Write the result of a caller's task and return it as it travels; the caller owns it."""
+        addresses = []
+        link = self._core.peers.get(caller)
+        if link is not None:
+            addresses = link.addresses
+        return self._write(dumped, refs, caller, addresses, n, object_id or caller + n.to_bytes(6, "big"))
+
+    def _write(
+        self, dumped: Dumped, refs: list[ObjectRef[Any]], owner: bytes, addresses: list[str], n: int, object_id: bytes
+    ) -> tuple[int, Any]:
+        nested = codec.groups(refs) if refs else None
+        writer = self._writer
+        if writer is None:
+            format, data, _ = codec.packed(dumped, refs)
+            return format, data
+        sealed = writer.put(dumped)
+        agent = self._core.agent
+        with self._core.lock:
+            agent.out.append((wire.STORE, 0, "seal", [object_id, sealed.segment_id, sealed.size, owner]))
+        agent.flush()
+        info = self._core.info
+        place = [object_id, info["node_id"], info.get("transfer", []), owner, addresses, n]
+        return wire.STORED, [place, sealed.size, nested]
+
+    def _lease(self, size: int) -> Segment:
+        return msgspec.convert(self._core.ask("lease", size, kind=wire.STORE), Segment)  # type: ignore[arg-type]
+
+    def _on_segment(self, link: Link, message: list[Any]) -> None:
+        segment = msgspec.convert(message[1], Segment)
+        if self._writer is None or not self._writer.offer(segment):
+            link.out.append((wire.STORE, 0, "give_back", [segment.id]))
+            self._core.touch(link)
+
+    def _on_spare(self, link: Link, message: list[Any]) -> None:
+        spare = self._writer.spare() if self._writer is not None else []
+        if spare:
+            link.out.append((wire.STORE, 0, "give_back", [segment.id for segment in spare]))
+            self._core.touch(link)
+
+    # ---------------------------------------------------------------------------------------------- reading
+
+    def read(self, ref: ObjectRef[Any]) -> Any:
+        """Return a ready, stored ref's value. A lost one is made again if it can be.
+
+        Raises:
+            ObjectLostError, ObjectReconstructionFailedError, OwnerDiedError: it cannot.
+        """
+        from shoal.exceptions import ObjectLostError
+
+        for attempt in range(REBUILDS_MAX + 1):
+            if ref._format != wire.STORED:
+                return self._session.values.value_of(ref)
+            try:
+                return self.read_place(ref._data, ref._hold)
+            except (ObjectLostError, FileNotFoundError) as error:
+                if attempt == REBUILDS_MAX or not self.rebuild(ref):
+                    raise self._loss_of(ref) from error
+            self._session.values._await([ref], None)
+        raise AssertionError("unreachable")
+
+    def read_place(self, data: list[Any], holds: Any = None) -> Any:
+        """Return the value at a place, without copying its buffers."""
+        place, size, nested = data
+        object_id, node_id, sources = place[0], place[1], place[2]
+        reader = self._reader
+        if reader is None:
+            from shoal.exceptions import ObjectLostError
+
+            raise ObjectLostError(object_id.hex(), "this node has no object store")
+        view = reader.held_view(object_id)
+        if view is None:
+            got = self._core.ask("pin", [object_id, node_id, sources, size], kind=wire.STORE)  # type: ignore[arg-type]
+            view = reader.view(object_id, msgspec.convert(got, Located))
+        if not nested:
+            return load_view(view)
+        outer, codec.context.holds = codec.context.holds, holds if isinstance(holds, dict) else {}
+        try:
+            return load_view(view)
+        finally:
+            codec.context.holds = outer
+
+    def read_argument(self, data: list[Any], holds: dict[bytes, Hold]) -> Any:
+        """Return a stored argument's value; if it is lost, its owner makes it again."""
+        from shoal.exceptions import ObjectLostError
+
+        try:
+            return self.read_place(data, holds)
+        except (ObjectLostError, FileNotFoundError):
+            place = data[0]
+            ref: ObjectRef[Any] = ObjectRef(place[5], place[3], False, 0, None, None, (place[3], tuple(place[4])))
+            self._tell_lost(ref, place)
+            return self._session.values.get(ref)
+
+    # ---------------------------------------------------------------------------------------------- losing
+
+    def remember(self, ref: ObjectRef[Any], message: Any, pins: Any) -> None:
+        """Keep what made a stored value, so that it can be made again. With the core's lock held."""
+        data = message[4]
+        size = 200 + (codec.size_of(message[3], data) if message[3] != wire.PARTS else 1024)
+        ref._message, ref._pins = message, (ref._pins or []) + (pins or []) or None
+        self.lineage[ref._n] = size
+        self._lineage_bytes += size
+        while self._lineage_bytes > LINEAGE_BYTES_MAX:
+            n, oldest = self.lineage.popitem(last=False)
+            self._lineage_bytes -= oldest
+            self._evicted.add(n)
+
+    def rebuild(self, ref: ObjectRef[Any]) -> bool:
+        """Have a lost value made again; False if nobody can. It is not ready then until it is there."""
+        core = self._core
+        with core.lock:
+            if ref._owner != core.process:
+                place = ref._data[0]
+                if not ref._ready:
+                    return True
+                ref._ready, ref._recipe = False, None
+                self._tell_lost(ref, place)
+                return True
+            if not ref._ready:
+                return True  # somebody else has begun already
+            if ref._message is None or ref._recipe is None or ref._n not in self.lineage or ref._tries == 0:
+                return False
+            if ref._tries > 0:
+                ref._tries -= 1
+            hold, ref._hold = ref._hold, None
+            del hold
+            ref._ready, ref._data = False, None
+            self._session.owner.resubmit(ref)
+            return True
+
+    def _tell_lost(self, ref: ObjectRef[Any], place: list[Any]) -> None:
+        def connected(link: Link | None) -> None:
+            if link is not None:
+                link.out.append((wire.LOST, 0, ref._n))
+                self._core.touch(link)
+
+        self._core.with_peer(ref._message, connected)
+
+    def _on_lost(self, link: Link, message: list[Any]) -> None:
+        """A borrower cannot read our object where we said it is."""
+        ref = self._core.escaped.refs.get(message[2])
+        if ref is not None and ref._ready and ref._format == wire.STORED and not self.rebuild(ref):
+            from shoal.runtime.client.refs import settle
+
+            ref._ready = False
+            settle(ref, wire.ERROR, pickle.dumps(self._loss_of(ref)))
+
+    def _loss_of(self, ref: ObjectRef[Any]) -> Exception:
+        from shoal import exceptions
+
+        shown = ref.hex()
+        if ref._n in self._evicted:
+            return exceptions.ObjectReconstructionFailedError(
+                shown, f"all copies are lost, and how it was made was forgotten (over {LINEAGE_BYTES_MAX >> 20} MiB of lineage)"
+            )
+        if ref._recipe is not None and ref._owner == self._core.process:
+            return exceptions.ObjectReconstructionFailedError(shown, "all copies are lost, and no retry is left")
+        return exceptions.ObjectLostError(shown, "all copies are lost; values of `put` cannot be made again")
+
+    # ---------------------------------------------------------------------------------------------- letting go
+
+    def hold_result(self, ref: ObjectRef[Any], data: list[Any]) -> None:
+        """Take charge of a stored value that a task of ours has made. With the core's lock held."""
+        place = data[0]
+        holds = ref._hold
+        hold: Any = StoredHold(place[0], place[1])
+        if isinstance(holds, dict):
+            holds[b"stored"] = hold
+        else:
+            ref._hold = hold
+        escape(ref)
+
+    def _tick(self, now: float) -> None:
+        if freed:
+            found = []
+            try:
+                while True:
+                    found.append(freed.popleft())
+            except IndexError:
+                pass
+            self._send("free", [[object_id, node_id] for object_id, node_id in found])
+            if self.lineage:
+                with self._core.lock:
+                    self._forget_lineage(found)
+        reader = self._reader
+        if reader is not None:
+            gone = reader.drain()
+            if gone:
+                self._send("unpin", gone)
+
+    def _forget_lineage(self, found: list[tuple[bytes, str]]) -> None:
+        for object_id, _ in found:
+            size = self.lineage.pop(int.from_bytes(object_id[-6:], "big"), None)
+            if size is not None:
+                self._lineage_bytes -= size
+
+    def _send(self, what: str, args: Any) -> None:
+        agent = self._core.agent
+        if agent is not None and not agent.is_closed:
+            with self._core.lock:
+                agent.out.append((wire.STORE, 0, what, args))
+            agent.flush()
+
+    def forked(self) -> None:
+        """User code forked: the child may look at what is mapped now for as long as it lives."""
+        if self._reader is not None and self._reader.pinned():
+            self._send("forked", None)

@@ -164,6 +164,10 @@ class Owner:
         if len(work.queue) == 1 or not work.told:
             self.tell_need(work)
 
+    def resubmit(self, ref: ObjectRef[Any]) -> None:
+        """Run a task again whose stored result was lost; lost arguments are made again by whoever reads them."""
+        self.push(ref, ref._recipe)
+
     def _with_room(self, work: WorkClass, recipe: Recipe) -> Lease | None:
         """Return an idle lease, else the least loaded one with room; looks at eight at most."""
         leases = work.leases

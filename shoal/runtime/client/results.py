@@ -29,6 +29,8 @@ class Results:
         self._core, self._owner = core, owner
         self.several: dict[int, Several] = {}
         """Tasks with other than one result, by number."""
+        self.stored: Any = None
+        """Takes charge of results that lie in the object store."""
         self.cancelled: set[int] = set()
         """Running tasks that we asked to be cancelled."""
         core.on_result = self.arrived
@@ -48,13 +50,15 @@ class Results:
     def settle(self, ref: ObjectRef[Any], format: int, data: Any, token: Token) -> None:
         """Settle one ref with a value that came under `token`, taking charge of the refs inside."""
         several = self.several.pop(ref._n, None) if self.several else None
-        ref._message = None
+        message, ref._message = ref._message, None
         pins, ref._pins = ref._pins, None
         if self.cancelled:
             self.cancelled.discard(ref._n)
         if several is not None:
             self._settle_several(several, format, data, token)
         else:
+            if format == wire.STORED and message is not None and ref._recipe.work is not None:
+                self.stored.remember(ref, message, pins)
             self._settle_one(ref, format, data, token)
         del pins  # only now may the arguments go: results may hold refs that came as arguments
 
@@ -75,7 +79,9 @@ class Results:
         nested = nested_of(format, data)
         if nested:
             ref._hold = holds_of(nested, token) if holds is None else holds
-            ref._pins = own_refs(self._core, nested)
+            ref._pins = (ref._pins or []) + (own_refs(self._core, nested) or []) or None
+        if format == wire.STORED:
+            self.stored.hold_result(ref, data)
         settle(ref, format, data)
 
     # ---------------------------------------------------------------------------------------------- kept arguments

@@ -38,7 +38,7 @@ class Session:
         self.values = Values(core)
         self.values.settle_result = self.results
         self.stored = Stored(self)
-        self.values.stored = self.stored
+        self.values.stored = self.results.stored = self.stored
         self.functions = Functions(self)
         self.streams = Streams(self)
         self.actors = Actors(self)
