@@ -14,7 +14,6 @@ import shoal
 from shoal.assembly import cluster
 from shoal.assembly.specs import NodeSpec
 from shoal.foundation import ids
-from shoal.foundation.amounts import UNIT, amounts
 from shoal.foundation.errors import BadInput, NoCluster, UserError
 from shoal.guard.machine import Child, MachineSpec
 from shoal.guard.spawn import spawn_guard
@@ -199,25 +198,25 @@ def parsed_labels(text: str) -> dict[str, str]:
 
 
 def _resources(node: Node) -> tuple[dict[str, int], int]:
-    """Return the node's resources and its object store's bytes, found out where the person did not say."""
-    from shoal.config.quantities import memory_bytes
-    from shoal.runtime.agent import host
+    """Return the node's resources and its object store's bytes, looked up where the person did not say.
 
-    found = host.resources()
-    wanted: dict[str, float] = {"CPU": found["CPU"], "memory": found["memory"], **node.resources}
-    if found.get("GPU"):
-        wanted["GPU"] = found["GPU"]
-    if node.num_cpus is not None:
-        wanted["CPU"] = node.num_cpus
-    if node.num_gpus is not None:
-        wanted["GPU"] = node.num_gpus
-    if node.memory is not None:
-        wanted["memory"] = memory_bytes(node.memory)
-    store = memory_bytes(node.object_store_memory) if node.object_store_memory else found["object_store_memory"]
+    Raises:
+        BadInput: a value is no quantity.
+    """
+    from shoal.config.quantities import memory_bytes
+    from shoal.runtime.agent.detect import detected_resources, store_bytes_of
+
     try:
-        return {**amounts(wanted), "object_store_memory": int(store) * UNIT}, int(store)
-    except ValueError as error:
+        held = detected_resources(
+            num_cpus=node.num_cpus,
+            num_gpus=node.num_gpus,
+            memory=memory_bytes(node.memory) if node.memory else None,
+            custom=node.resources,
+            store_bytes=memory_bytes(node.object_store_memory) if node.object_store_memory else None,
+        )
+    except (ValueError, TypeError) as error:
         raise BadInput(f"start: {error}") from error
+    return held, store_bytes_of(held)
 
 
 def _head_of(address: str | None, secret_file: Path | None) -> tuple[str, Path, str, str]:
