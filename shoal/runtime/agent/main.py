@@ -427,7 +427,7 @@ class Agent:
         _, number, why = message
         lease = self.leases.by_number.get(number)
         if lease is not None and lease.client is client and lease.worker is not None:
-            self.pool.kill(lease.worker, why)
+            self.pool.kill(lease.worker, "")  # usually it is dead: its exit code says more than we know
 
     # ---------------------------------------------------------------------------------------------- head
 

@@ -173,6 +173,8 @@ class Functions:
             return ref
         refs = [ref, *(session.fresh_ref() for _ in range(returns - 1))] if returns else []
         session.results.several[ref._n] = Several(refs)
+        if refs:
+            ref._message = (*ref._message[:5], {**ref._message[5], "numbers": [one._n for one in refs]})
         return refs if returns else None
 
 

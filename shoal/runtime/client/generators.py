@@ -1,5 +1,264 @@
+"""Streams: the refs of values that a running task yields, one by one, with back-pressure.
+
+Items arrive as messages of their own and become refs of the caller at once; the task's result is the end of the stream,
+or its error, which then is the last item. A task that is retried yields from the start: what is here already is dropped.
+"""
+
 from __future__ import annotations
-from typing import Any
-class ObjectRefGenerator: ...
+
+import asyncio
+import collections
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from shoal.runtime.client.codec import holds_of, nested_of
+from shoal.runtime.client.core import Core, monotonic
+from shoal.runtime.client.reactor import Link
+from shoal.runtime.client.refs import ObjectRef, settle, when_ready
+from shoal.runtime.client.results import own_refs
+from shoal.wire import tasks as wire
+
+if TYPE_CHECKING:
+    from shoal.runtime.client.session import Session
+
+T = TypeVar("T")
+dropped_streams: collections.deque[int] = collections.deque()
+
+
+class Stream:
+    """The state of one stream in the caller's process."""
+
+    __slots__ = ("backpressure", "consumed", "items", "link", "received", "waiters", "waits_told")
+
+    def __init__(self, backpressure: int) -> None:
+        self.backpressure = backpressure
+        self.items: collections.deque[ObjectRef[Any]] = collections.deque()
+        self.received = self.consumed = 0
+        self.waits_told = 0
+        self.link: Link | None = None
+        self.waiters: list[Any] = []
+
+
+class ObjectRefGenerator(Generic[T]):
+    """Iterate over the refs of what a task yields; `async for` works as well.
+
+    Each item can be read before the task ends. An error of the task is the value of the last ref.
+    """
+
+    def __init__(self, streams: Streams, task: ObjectRef[Any], stream: Stream) -> None:
+        self._streams, self._task, self._stream = streams, task, stream
+        self._is_over = False
+
+    def __iter__(self) -> Iterator[ObjectRef[T]]:
+        return self
+
+    def __next__(self) -> ObjectRef[T]:
+        return self._next(None)
+
+    def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[T] | None:
+        """Return the next ref, None if none came in time."""
+        try:
+            return self._next(timeout_s)
+        except TimeoutError:
+            return None
+
+    def __aiter__(self) -> ObjectRefGenerator[T]:
+        return self
+
+    async def __anext__(self) -> ObjectRef[T]:
+        while True:
+            ref = self._streams.take(self)
+            if ref is not None:
+                return ref
+            if self._is_over:
+                raise StopAsyncIteration
+            await self._streams.arrival(self)
+
+    def completed(self) -> ObjectRef[Any]:
+        """Return the ref of the task itself: ready when it has ended."""
+        return self._task
+
+    def is_finished(self) -> bool:
+        """Say whether the task has ended and every item was taken."""
+        return self._task._ready and not self._stream.items and (self._is_over or self._task._format != wire.ERROR)
+
+    def next_ready(self) -> bool:
+        """Say whether the next item, or the end, is there."""
+        return bool(self._stream.items) or self._task._ready
+
+    def close(self) -> None:
+        """Want no further items; the task is told to stop."""
+        self._is_over = True
+        self._streams.stop(self._task._n)
+
+    def _next(self, limit_s: float | None) -> ObjectRef[T]:
+        streams = self._streams
+        while True:
+            ref = streams.take(self)
+            if ref is not None:
+                return ref
+            if self._is_over:
+                raise StopIteration
+            streams.await_next(self, limit_s)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an ObjectRefGenerator cannot be passed on; pass the refs that it yields")
+
+    def __del__(self) -> None:
+        dropped_streams.append(self._task._n)
+
+
 class Streams:
-    def __init__(self, session: Any) -> None: ...
+    """Every stream of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._core: Core = session.core
+        self._open: dict[int, Stream] = {}
+        session.core.handlers[wire.ITEM] = self._on_item
+        session.core.on_tick.append(self._tick)
+
+    def open(self, ref: ObjectRef[Any], recipe: Any) -> ObjectRefGenerator[Any]:
+        """Return the generator of a streaming task that is about to be submitted. With the core's lock held."""
+        stream = Stream((recipe.options or {}).get("backpressure", -1))
+        self._open[ref._n] = stream
+        when_ready(ref, lambda: self._ended(stream))
+        return ObjectRefGenerator(self, ref, stream)
+
+    # ---------------------------------------------------------------------------------------------- arriving
+
+    def _on_item(self, link: Link, message: list[Any]) -> None:
+        _, n, index, format, data = message
+        stream = self._open.get(n)
+        if stream is None:
+            link.out.append((wire.STOP_STREAM, n))
+            self._core.touch(link)
+            return
+        stream.link = link
+        if index != stream.received:
+            return  # a retry yields again what is here already
+        stream.received += 1
+        core = self._core
+        ref: ObjectRef[Any] = ObjectRef(next(core.ids), core.process)
+        nested = nested_of(format, data)
+        if nested:
+            ref._hold = holds_of(nested, (core.process, f"{n}.{index}"))  # type: ignore[arg-type]
+            ref._pins = own_refs(core, nested)
+        if format == wire.STORED:
+            self._session.stored.hold_result(ref, data)
+        settle(ref, format, data)
+        stream.items.append(ref)
+        self._rouse(stream)
+
+    def _ended(self, stream: Stream) -> None:
+        self._rouse(stream)
+
+    def _rouse(self, stream: Stream) -> None:
+        waiters, stream.waiters = stream.waiters, []
+        for call in waiters:
+            call()
+
+    # ---------------------------------------------------------------------------------------------- taking
+
+    def take(self, generator: ObjectRefGenerator[Any]) -> ObjectRef[Any] | None:
+        """Return the next ref if it is there; notes the end."""
+        stream, task = generator._stream, generator._task
+        with self._core.lock:
+            if stream.items:
+                ref = stream.items.popleft()
+                stream.consumed += 1
+                self._tell_consumed(task._n, stream)
+                return ref
+            if task._ready and not generator._is_over:
+                generator._is_over = True
+                self._open.pop(task._n, None)
+                if task._format == wire.ERROR:
+                    return task  # its value is the error, raised by whoever gets it
+            return None
+
+    def _tell_consumed(self, n: int, stream: Stream) -> None:
+        if stream.backpressure > 0 and stream.link is not None and not stream.link.is_closed:
+            stream.link.out.append((wire.CONSUMED, n, stream.consumed))
+            stream.link.flush()
+
+    def await_next(self, generator: ObjectRefGenerator[Any], limit_s: float | None) -> None:
+        """Wait for the next item or the end.
+
+        Raises:
+            TimeoutError: neither came in time.
+        """
+        stream, task = generator._stream, generator._task
+        resume = self._session.values.before_block()
+        try:
+            if not self._core.wait(lambda: bool(stream.items) or task._ready, limit_s):
+                raise TimeoutError("the next item was not ready in time")
+        finally:
+            if resume is not None:
+                resume()
+
+    def arrival(self, generator: ObjectRefGenerator[Any]) -> asyncio.Future[None]:
+        """Return a future of the next item or the end."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def there() -> None:
+            if not future.done():
+                future.set_result(None)
+
+        with self._core.lock:
+            if generator._stream.items or generator._task._ready:
+                future.set_result(None)
+            else:
+                generator._stream.waiters.append(lambda: loop.call_soon_threadsafe(there))
+        if self._core.dirty:
+            self._core.flush()
+        return future
+
+    def stop(self, n: int) -> None:
+        """Nobody wants further items of a stream."""
+        with self._core.lock:
+            stream = self._open.pop(n, None)
+            if stream is not None and stream.link is not None and not stream.link.is_closed:
+                stream.link.out.append((wire.STOP_STREAM, n))
+                self._core.touch(stream.link)
+
+    def _tick(self, now: float) -> None:
+        while dropped_streams:
+            self.stop(dropped_streams.popleft())
+
+    # ---------------------------------------------------------------------------------------------- wait
+
+    def wait(self, things: list[Any], count: int, limit_s: float | None) -> tuple[list[Any], list[Any]]:
+        """Return (ready, not ready) of refs and streams; a stream is ready when its next item is."""
+        core = self._core
+        end = None if limit_s is None else monotonic() + limit_s
+
+        def is_ready(thing: Any) -> bool:
+            return thing._ready if type(thing) is ObjectRef else thing.next_ready()
+
+        for thing in things:
+            if type(thing) is ObjectRef and not thing._ready and thing._owner != core.process:
+                self._session.values.fetch(thing)
+        left = None if end is None else max(0.0, end - monotonic())
+        core.wait(lambda: sum(map(is_ready, things)) >= count, left)
+        ready = [thing for thing in things if is_ready(thing)][:count]
+        chosen = set(map(id, ready))
+        return ready, [thing for thing in things if id(thing) not in chosen]
+
+
+class DynamicObjectRefGenerator:
+    """The value of a task with `num_returns="dynamic"`: the refs of what it yielded."""
+
+    def __init__(self, refs: list[ObjectRef[Any]]) -> None:
+        self._refs = refs
+
+    def __iter__(self) -> Iterator[ObjectRef[Any]]:
+        return iter(self._refs)
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __getitem__(self, place: int) -> ObjectRef[Any]:
+        return self._refs[place]
+
+

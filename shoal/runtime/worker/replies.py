@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from shoal.runtime.client import codec
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import Hold, ObjectRef
+from shoal.runtime.worker.streams import Outflows, run_stream
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Replies:
         self._core = executor.core
         self.kept = False
         """Whether the last call's arguments held refs (so that its reply must say which outlive it)."""
+        self.outflows = Outflows(self)
         self._rows: collections.deque[Any] = collections.deque(maxlen=ROWS_WAITING_MAX)
         self.rows = self._rows.append
         self._sent_at = 0.0
@@ -90,8 +92,12 @@ class Replies:
 
     # ---------------------------------------------------------------------------------------------- results
 
-    def written(self, value: Any, link: Link, n: int) -> tuple[int, Any]:
+    def written(
+        self, value: Any, link: Link, n: int, *, token: Any = None, object_id: bytes | None = None
+    ) -> tuple[int, Any]:
         """Return a result as it travels to the caller; large ones go to the object store.
+
+        `token` names the message where it is not the task's only answer, `object_id` the stored object.
 
         Raises:
             TypeError, ...: the value cannot be pickled.
@@ -107,13 +113,13 @@ class Replies:
                 return wire.PICKLED, data
         dumped, refs = codec.pickled(value)
         if dumped.size > codec.INLINE_BYTES_MAX:
-            result = self._session.stored.put_result(dumped, refs, link.peer, n)
+            result = self._session.stored.put_result(dumped, refs, link.peer, n, object_id=object_id)
         else:
             format, data, refs_inside = codec.packed(dumped, refs)
             refs = refs_inside or []
             result = format, data
         if refs:
-            self._lend(link.peer, (link.peer, n), refs)
+            self._lend(link.peer, (link.peer, n if token is None else token), refs)
         return result
 
     def _lend(self, caller: bytes, token: tuple[bytes, int], refs: list[ObjectRef[Any]]) -> None:
@@ -178,8 +184,6 @@ class Replies:
         if returns == 0:
             return wire.NOTHING, None
         if returns < 0:
-            from shoal.runtime.worker.streams import run_stream
-
             return run_stream(self, value, link, n, options, is_dynamic=returns == -2)
         values = list(value) if hasattr(value, "__iter__") and not isinstance(value, (str, bytes, dict)) else [value]
         if len(values) != returns:
@@ -188,7 +192,11 @@ class Replies:
                 if hasattr(value, "__iter__")
                 else f"Task returned a single value, but num_returns={returns}."
             )
-        return wire.SEVERAL, [self.written(one, link, n) for one in values]
+        # Each result has a number of its own, told by the caller: a stored one is found and made again under it.
+        numbers = options["numbers"]
+        return wire.SEVERAL, [
+            self.written(one, link, number, token=n) for one, number in zip(values, numbers, strict=True)
+        ]
 
     def _count_calls(self, function_id: bytes, options: dict[str, Any]) -> None:
         most = options.get("max_calls", 0)
