@@ -234,6 +234,10 @@ class _Running:
                 notices=True,
             ),
         )
+        faults = self._setting.faults
+        cloud.is_carefree = not (
+            faults.halts_per_h or faults.vanishes_per_h or faults.interruptions_per_h or faults.price_changes_per_h
+        )
         cloud.offers = {
             offer.key: SimOffer(
                 machine_type=offer.key.machine_type,
@@ -312,7 +316,7 @@ class _Running:
         """Return what came of it."""
         self.head.count_up()
         counts, now_s = self.head.counts, self.clock.monotonic_s()
-        machines = [one for cloud in self.clouds.values() for one in cloud.machines.values()]
+        machines = [one for cloud in self.clouds.values() for one in (*cloud.buried, *cloud.machines.values())]
         by_type: dict[tuple[str, ...], dict[str, Any]] = {}
         machine_s = 0.0
         for one in machines:

@@ -10,6 +10,7 @@ It keeps a bill of its own, by the second, against which the autoscaler's spend 
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -117,12 +118,18 @@ class SimCloud:
             for one in (default_offers() if offers is None else offers)
         }
         self.machines: dict[str, SimMachine] = {}
+        """Every machine that somebody may still see or ask for."""
+        self.buried: list[SimMachine] = []
+        """Those that are gone for good; only their bills remain."""
         self.debris: dict[str, tuple[Debris, float, str]] = {}
         """By name: the debris, when it arose, and the cluster's uid."""
         self.refusals: dict[str, tuple[Refusal, float, str]] = {}
         self._tokens: dict[str, tuple[Launch, float, tuple[str, ...]]] = {}
+        self._buried_usd: dict[str, float] = collections.defaultdict(float)
         self._serial = 0
         self._timers: set[asyncio.TimerHandle] = set()
+        self.is_carefree = False
+        """Nothing ever befalls a running machine: a long day of many machines need not ask each minute."""
         self.on_created: Callable[[SimMachine], None] = lambda machine: None
         self.on_running: Callable[[SimMachine], None] = lambda machine: None
         self.on_ended: Callable[[SimMachine], None] = lambda machine: None
@@ -134,10 +141,10 @@ class SimCloud:
 
     def market(self) -> Market:
         """Return what is sold now, and the quotas with what all clusters use of them."""
-        running = [one for one in self.machines.values() if one.is_running]
+        running = collections.Counter(one.offer for one in self.machines.values() if one.is_running)
         offers = []
         for key, one in sorted(self.offers.items()):
-            used = sum(1 for machine in running if machine.offer == key)
+            used = running[key]
             offers.append(
                 Offer(
                     key=key,
@@ -261,7 +268,8 @@ class SimCloud:
     def bill_usd(self, uid: str = "") -> float:
         """Return what the cluster (or everyone) owes up to now."""
         now_s = self._clock.monotonic_s()
-        return sum(
+        buried_usd = self._buried_usd[uid] if uid else sum(self._buried_usd.values())
+        return buried_usd + sum(
             one.billed_usd
             + (0.0 if one.deleted_s is not None else (now_s - one.billed_from_s) * one.price_usd_per_h / 3600)
             for one in self.machines.values()
@@ -354,7 +362,7 @@ class SimCloud:
 
     def _worry(self, machine: SimMachine) -> None:
         """Look once a minute whether something befalls a running machine."""
-        if not machine.is_running:
+        if not machine.is_running or self.is_carefree:
             return
         step_h = _CALM_STEP_S / 3600
         draw = self._chance.random()
@@ -406,6 +414,8 @@ class SimCloud:
         self._later(OBITUARY_S + self.traits.token_ttl_s, self._bury, machine)
 
     def _bury(self, machine: SimMachine) -> None:
+        self._buried_usd[machine.request.cluster_uid] += machine.billed_usd
+        self.buried.append(self.machines.pop(machine.name))
         known = self._tokens.get(machine.token)
         if known is not None and self._clock.monotonic_s() - known[1] >= self.traits.token_ttl_s:
             del self._tokens[machine.token]
