@@ -23,7 +23,7 @@ from shoal.testing.world import World
 
 STORM_S = 900.0
 SERVED_WITHIN_S = 4 * 3600.0
-EMPTY_WITHIN_S = 3600.0
+EMPTY_WITHIN_S = 3 * 3600.0
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -84,7 +84,7 @@ def faults_of(chance: Chance) -> Faults:
         "part_only": (0.05, 0.4),
         "never_join": (0.12, 0.25),
         "smaller": (0.0, 0.2),
-        "debris": (0.1, 0.4),
+        "debris": (0.2, 0.4),
         "halts_per_h": (3.0, 8.0),
         "vanishes_per_h": (3.0, 8.0),
         "interruptions_per_h": (1.0, 8.0),
@@ -104,7 +104,7 @@ async def _storm(seed: int, with_story: bool) -> Outcome:
         seed,
         policy=policy_of(chance.split("policy")),
         faults=faults_of(chance.split("faults")),
-        crashes=chance.choice((0.005, 0.02, 0.06)),
+        crashes=chance.choice((0.002, 0.006, 0.015)),
         boot_s=(5.0, 45.0),
         listing_lag_s=chance.choice((10.0, 30.0)),
     )
@@ -146,13 +146,13 @@ async def _stir(world: World, chance: Chance) -> None:
             world.head.restart(chance.choice((2.0, 20.0)))
         elif draw < 0.84 and world.head.nodes:
             world.cut(chance.choice(sorted(world.head.nodes)), chance.choice((5.0, 60.0, 60.0, 300.0)))
-        elif draw < 0.9:
+        elif draw < 0.87:
             await world.kill(chance.choice((0.5, 30.0)))
-        elif draw < 0.904:
+        elif draw < 0.871:
             await world.kill(None)
             world.lose_ledger()
             world.start()
-        await world.run_for(chance.expovariate(1 / 12.0))
+        await world.run_for(chance.expovariate(1 / 10.0))
 
 
 async def _settle(world: World) -> None:

@@ -93,6 +93,9 @@ class World:
         self.is_ledger_lost = False
         self.bill_before_usd: float | None = None
         """What the cloud had billed when the ledger in use began to count."""
+        self._exempt: set[str] = set()
+        """Instances whose machines nobody can be held to account for: concealed, or of a lost ledger."""
+        self._lost_s = -LOSS_FELT_S
         self.is_concealed = False
         """The cloud has hidden a machine from a complete listing, against rule R4."""
         self._names_created: dict[str, str] = {}
@@ -235,13 +238,18 @@ class World:
         if machine.request.cluster_uid != self.uid:
             return
         name, there = machine.instance_id, self.machines()
-        self.is_concealed = self.is_concealed or machine.hidden_until_s > 0
-        if self.ledger is not None and self.ledger.instance(name) is None and not self.is_ledger_lost:
+        if machine.hidden_until_s > 0:
+            self.is_concealed = True
+            self._exempt.add(name)
+        if self.clock.monotonic_s() < self._lost_s + LOSS_FELT_S:
+            self._exempt.add(name)
+        elif self.ledger is not None and self.ledger.instance(name) is None:
             self.violations.append(f"{name} was bought before its intent was durable")
         if name in self._names_created:
             self.violations.append(f"{name} has two machines: {self._names_created[name]} and {machine.name}")
         self._names_created[name] = machine.name
-        if self.is_concealed or self.is_ledger_lost:
+        rows = self.ledger.instances if self.ledger is not None else {}
+        if any(one.instance_id in self._exempt and one.instance_id not in rows for one in there):
             return  # what the cloud conceals, or what nobody remembers, cannot be counted
         if len(there) > self.policy.max_workers:
             self.violations.append(f"{len(there)} machines, max_workers is {self.policy.max_workers}")
@@ -264,6 +272,8 @@ class World:
         """Delete the ledger's file; the next start finds nothing. Only while the autoscaler is dead."""
         self.disk.close()
         self.disk = _new_disk()
+        self._exempt.update(one.instance_id for one in self.machines())
+        self._lost_s = self.clock.monotonic_s()
         self.is_ledger_lost = True
         self.bill_before_usd = None
 
@@ -303,10 +313,9 @@ class World:
             return
         if self.ledger.meta.is_adopted and self.bill_before_usd is None:
             self.bill_before_usd = self.cloud.bill_usd(self.uid)
-        if self.is_concealed or self.is_ledger_lost:
-            return
         for machine in self.cloud.machines.values():
-            if machine.deleted_s is None and machine.instance_id not in self.ledger.instances:
+            name = machine.instance_id
+            if machine.deleted_s is None and name not in self.ledger.instances and name not in self._exempt:
                 self.violations.append(f"{machine.name} exists and {machine.instance_id} is written off")
 
     def _bury(self) -> None:
@@ -353,6 +362,8 @@ class SimBoot:
         )
 
 
+LOSS_FELT_S = 60.0
+"""For how long calls of before may still start machines after the ledger was lost."""
 _WALL_START_S = 1_767_225_600.0
 _SHORT = {"cpu": "CPU", "gpu": "GPU"}
 

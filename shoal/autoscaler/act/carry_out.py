@@ -401,7 +401,13 @@ class Hands:
             )
             return False
         self._order(row, Order.RELEASE, why)
-        await self._head.forget(row.instance_id)
+        await self.shut_out(row.instance_id)
+        return True
+
+    async def shut_out(self, instance_id: str) -> bool:
+        """Let the head forget the node and never let it join again: from here it may end at any moment."""
+        await self._head.forget(instance_id)
+        await self._head.bar(instance_id)
         self.head_error = ""
         return True
 

@@ -390,6 +390,8 @@ class Autoscaler:
                     yield self._hands.guarded(name, self._resend(name))
             elif row.state in (State.DRAINING, State.DRAINED):
                 yield self._hands.guarded(name, self._keep(name))
+            elif row.state is State.RELEASING:
+                yield self._hands.guarded(name, self._hands.shut_out(name))
             elif row.state is State.READY and node.is_cordoned and node.drain_order.startswith("d-"):
                 # An order of ours that the ledger has closed: a busy answer, or an undrain that was cut off.
                 yield self._hands.guarded(name, self._lift(name, node.drain_order))
