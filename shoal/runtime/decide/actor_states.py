@@ -29,7 +29,7 @@ class ActorFact(StrEnum):
 
 ACTOR_TABLE = """
             started  lost        ended  refused
-PENDING     ALIVE    PENDING     DEAD   .
+PENDING     ALIVE    .           DEAD   .
 ALIVE       .        RESTARTING  DEAD   .
 RESTARTING  ALIVE    .           DEAD   .
 DEAD        .        .           .      .

@@ -333,7 +333,6 @@ class Asks:
         self._out.record("cluster_ending", why=why)
         for member in self._core.nodes.alive.values():
             self._out.send(member.connection, End(why))
-        self._reply(caller, True, None)
         self._out.add(Shut(why))
 
     def _session(self, args: dict[str, Any]) -> None:

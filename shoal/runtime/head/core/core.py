@@ -373,9 +373,9 @@ class HeadCore:
     def _slowly(self) -> None:
         for class_key in self.demand.settle(self.out.now_s):
             self.view.touch(CLASS, class_key)
+        self.nodes.settled()
         for member in self.nodes.silent():
             self._end_node(member, f"silent for {self.out.settings.node_dead_s:g} s")
-        self.nodes.settled()
         for job in self.jobs.silent():
             self.end_job(job, f"its driver was silent for {self.out.settings.job_dead_s:g} s")
         self.groups.expire()
