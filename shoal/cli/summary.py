@@ -28,9 +28,9 @@ def summarised(kind: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         sizes: collections.Counter[tuple[str, str]] = collections.Counter()
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
         for row in rows:
-            group = (str(row.get("call_site") or row.get("node_id") or ""), str(row.get("reference_type") or ""))
-            sizes[group] += int(row.get("object_size") or 0)
-            counts[group] += 1
+            held = (str(row.get("call_site") or row.get("node_id") or ""), str(row.get("reference_type") or ""))
+            sizes[held] += int(row.get("object_size") or 0)
+            counts[held] += 1
         return [
             {"place": place, "reference_type": kind_, "objects": counts[place, kind_], "bytes": size}
             for (place, kind_), size in sizes.most_common()
