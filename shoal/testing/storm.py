@@ -75,25 +75,25 @@ def faults_of(chance: Chance) -> Faults:
     most = {
         "no_capacity": (0.05, 0.3),
         "late_refusal": (0.02, 0.2),
-        "throttle": (0.1, 0.35),
-        "lost_reply": (0.15, 0.4),
+        "throttle": (0.2, 0.4),
+        "lost_reply": (0.25, 0.45),
         "lost_request": (0.1, 0.25),
         "duplicate": (0.05, 0.3),
-        "short_list": (0.1, 0.5),
+        "short_list": (0.3, 0.6),
         "list_error": (0.0, 0.3),
         "part_only": (0.05, 0.4),
         "never_join": (0.12, 0.25),
         "smaller": (0.0, 0.2),
         "debris": (0.2, 0.4),
-        "halts_per_h": (3.0, 8.0),
-        "vanishes_per_h": (3.0, 8.0),
+        "halts_per_h": (1.0, 4.0),
+        "vanishes_per_h": (1.0, 4.0),
         "interruptions_per_h": (1.0, 8.0),
         "slow_boot": (0.0, 0.1),
     }
     chosen = {name: round(chance.uniform(low, high), 3) for name, (low, high) in most.items() if chance.random() < 0.95}
     if chance.random() < 0.05:
         chosen["price_changes_per_h"] = 5.0
-    if chance.random() < 0.1:
+    if chance.random() < 0.04:
         chosen["hidden"] = 0.2
     return Faults(**chosen)
 
@@ -108,7 +108,7 @@ async def _storm(seed: int, with_story: bool) -> Outcome:
         boot_s=(5.0, 45.0),
         listing_lag_s=chance.choice((10.0, 30.0)),
     )
-    world.head.late_grants = 0.5
+    world.head.late_grants = 0.8
     wrong: list[str] = []
     try:
         await _stir(world, chance.split("deeds"))
