@@ -85,20 +85,16 @@ class SqliteJournal:
         self._is_closing = False
         self._thread: threading.Thread | None = None
         self._encode = msgspec.msgpack.Encoder().encode
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         try:
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._database.execute("pragma journal_mode=wal")
-            self._database.execute("pragma synchronous=full")
-            if bytes_max is not None:
-                page = self._database.execute("pragma page_size").fetchone()[0]
-                self._database.execute(f"pragma max_page_count={max(1, bytes_max // page)}")
-            self._database.execute(
-                "create table if not exists journal"
-                " (kind text not null, key text not null, value blob not null, primary key (kind, key)) without rowid"
-            )
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"{path}: no journal can be kept there: {error}") from error
+        try:
+            self._prepare(bytes_max)
         except sqlite3.Error as error:
+            self._database.close()
             raise UserError(f"{path}: no journal can be kept there: {error}") from error
         path.chmod(0o600)
 
@@ -154,6 +150,18 @@ class SqliteJournal:
         if self._thread is not None:
             self._thread.join()
         self._database.close()
+
+    def _prepare(self, bytes_max: int | None) -> None:
+        database = self._database
+        database.execute("pragma journal_mode=wal")
+        database.execute("pragma synchronous=full")
+        if bytes_max is not None:
+            page = database.execute("pragma page_size").fetchone()[0]
+            database.execute(f"pragma max_page_count={max(1, bytes_max // page)}")
+        database.execute(
+            "create table if not exists journal"
+            " (kind text not null, key text not null, value blob not null, primary key (kind, key)) without rowid"
+        )
 
     def _run(self, on_committed: Callable[[], None], on_full: Callable[[bool], None]) -> None:
         pending: dict[tuple[str, str], bytes | None] = {}

@@ -121,7 +121,11 @@ class HeadServer:
             if grpc_after_s > 0:
                 self._spawn(self._start_later(grpc_address, grpc_after_s))
             else:
-                await self.start_control(grpc_address)
+                try:
+                    await self.start_control(grpc_address)
+                except UserError:
+                    await self.stop()
+                    raise
         return list(self.addresses)
 
     async def stop(self) -> None:

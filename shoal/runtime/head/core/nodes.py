@@ -24,7 +24,6 @@ from shoal.runtime.head.core.rows import JoinRow, MetaRow, NodeRow
 from shoal.runtime.head.core.view import CLASS, FLAGS, NODE, WorkView
 from shoal.wire.messages import Join, Joined, Refused, Reply, Report, Tell
 
-
 CONTACT_S = 5.0
 """How often an agent's reports are answered (`Reply` to request 0): it fences itself without word from the head."""
 
