@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -111,6 +112,7 @@ async def run_embedded(request: Request) -> None:
             version=shoal.__version__,
         )
         discovery.write(file)
+        _log_to(directory / "embedded.log")
         _answer(request.answer_fd, file)
         waits = [loop.create_task(ended.wait()), loop.create_task(agent.ended.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -142,6 +144,14 @@ def _watch_driver(loop: asyncio.AbstractEventLoop, request: Request, ended: asyn
     except (OSError, AttributeError):
         return
     loop.add_reader(pidfd, lambda: (loop.remove_reader(pidfd), ended.set()))
+
+
+def _log_to(path: Path) -> None:
+    """From now on write what goes wrong to a file: the driver reads our standard error only until we are up."""
+    where = os.environ.get("SHOAL_EMBEDDED_LOG") or str(path)
+    log = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 def _answer(fd: int, file: discovery.ClusterFile) -> None:

@@ -65,7 +65,7 @@ class Connection:
         """Write everything queued now."""
         self._is_flush_due = False
         outbox = self._outbox
-        if not outbox or self.is_closed:
+        if not outbox or self.is_closed or self._writer.transport.is_closing():
             return
         self._outbox = []
         for start in range(0, len(outbox), MESSAGES_PER_FRAME_MAX):

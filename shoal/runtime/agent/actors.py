@@ -51,7 +51,7 @@ class Actors:
         stock: Stock,
         pool: Pool,
         *,
-        bind: Callable[[Worker, str, dict[str, Any], Grip], None],
+        bind: Callable[[Worker, str, dict[str, Any], Grip, Any], None],
         send: Callable[[Any], None],
         changed: Callable[[], None],
         short: Callable[[], None],
@@ -92,7 +92,7 @@ class Actors:
             return
         actor.worker, worker.actor, worker.grip = worker, actor, actor.grip
         worker.is_reusable = False
-        self._bind(worker, actor.job, environment, actor.grip)
+        self._bind(worker, actor.job, environment, actor.grip, actor.start.options.get("group"))
         assert worker.client is not None
         actor.address = [worker.process, worker.client.info.get("addresses", [])]
         worker.client.tell(wire.BUILD, actor.actor_id, actor.generation, actor.start.spec, actor.start.options)

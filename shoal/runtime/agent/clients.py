@@ -51,7 +51,7 @@ class ClassRow:
         self.bundle: tuple[str, int] | None = (group[0], group[1]) if group else None
         self.environment: dict[str, Any] = spec.get("environment") or {}
         self.environment_key: str = spec.get("environment_key", "")
-        self.is_single_use: bool = bool(self.amounts.get("GPU")) or spec.get("max_calls", 0) == 1
+        self.is_single_use: bool = spec.get("is_single_use", False)
         self.waiting = self.seen = self.granted = self.held = 0
         self.duration_us = -1
         self.waiting_since: float | None = None

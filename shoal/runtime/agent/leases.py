@@ -49,7 +49,7 @@ class Leases:
         node_id: str,
         labels: dict[str, str],
         *,
-        bind: Callable[[Worker, str, dict[str, Any], Grip], None],
+        bind: Callable[[Worker, str, dict[str, Any], Grip, Any], None],
         place: Callable[[ClassRow, int], None],
         changed: Callable[[], None],
     ) -> None:
@@ -237,7 +237,7 @@ class Leases:
             return
         lease.worker, worker.lease, worker.grip = worker, lease, lease.grip
         row = lease.row
-        self._bind(worker, row.job, row.environment, lease.grip)
+        self._bind(worker, row.job, row.environment, lease.grip, row.spec.get("group"))
         assert worker.client is not None
         addresses = worker.client.info.get("addresses", [])
         gpus = [str(gpu) for gpu in sorted(lease.grip.gpus)]
@@ -296,6 +296,20 @@ class Leases:
             self._timer = self._loop.call_later(pause_s, self.schedule_soon)
 
     # ---------------------------------------------------------------------------------------------- for reports
+
+    def shown(self) -> dict[str, Any]:
+        """Return leases and waiting classes as plain values, for people who look for what is stuck."""
+        return {
+            "is_open": self.is_open,
+            "leases": [
+                [one.number, one.row.class_key, one.worker.pid if one.worker else -1, one.is_reclaimed, one.grip.amounts]
+                for one in self.by_number.values()
+            ],
+            "rows": [
+                [row.class_key, row.waiting, row.seen, row.granted, row.held, row.is_placing, row.pause_s]
+                for row in self._rows
+            ],
+        }
 
     def rows(self) -> list[ClassRow]:
         """Return every row that waits."""

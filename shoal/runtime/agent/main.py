@@ -308,7 +308,7 @@ class Agent:
             "log_files_max": self.settings.log_files_max,
         }
 
-    def _bind(self, worker: Worker, job: str, environment: dict[str, Any], grip: Grip) -> None:
+    def _bind(self, worker: Worker, job: str, environment: dict[str, Any], grip: Grip, group: Any) -> None:
         """Tell a worker whose it is. A worker that already belongs to the job only learns its GPUs."""
         worker.job = job
         client = worker.client
@@ -320,6 +320,7 @@ class Agent:
         info["environment"] = environment or info.get("environment", {})
         info["gpus"] = [str(gpu) for gpu in sorted(grip.gpus)]
         info["amounts"] = grip.amounts
+        info["group"] = group
         client.tell(wire.BIND, info)
 
     def _worker_died(self, worker: Worker, why: str) -> None:

@@ -96,6 +96,8 @@ class StateTables:
                 return {"rows": self._agent.objects.rows(), "total": 0, "dropped": 0}
             case "usage":
                 return {"free": self._agent.stock.free, "total": self._agent.stock.total}
+            case "leases":
+                return self._agent.leases.shown()
             case "logs":
                 return self._logs(args)
         raise KeyError(f"unknown question `{what}`")

@@ -23,6 +23,23 @@ class Running:
         self.thread = 0
 
 
+class ActorExit(BaseException):
+    """Raised by `exit_actor`: the actor ends of its own wish once this call is answered."""
+
+
+def exit_actor() -> None:
+    """End the actor that runs this, for good; calls that wait for it fail.
+
+    Raises:
+        TypeError: no actor runs this.
+    """
+    from shoal.runtime.client.api import session
+
+    if session().this_actor is None:
+        raise TypeError("exit_actor: this is not running in an actor")
+    raise ActorExit
+
+
 _running: contextvars.ContextVar[Running | None] = contextvars.ContextVar("shoal_running", default=None)
 set_running = _running.set
 main_task: Any = None

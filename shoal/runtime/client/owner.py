@@ -73,15 +73,17 @@ class Recipe:
 class WorkClass:
     """Work of one shape and constraint: its queue, its leases, and what was last said about it to the agents."""
 
-    __slots__ = ("duration_us", "is_known", "key", "leases", "placed", "queue", "seen", "spec", "told", "told_at", "turn")
+    __slots__ = ("duration_us", "is_known", "is_single_use", "key", "leases", "placed", "queue", "seen", "spec", "told", "told_at", "told_seen", "turn")
 
     def __init__(self, key: int, spec: dict[str, Any]) -> None:
         self.key, self.spec = key, spec
+        self.is_single_use: bool = spec.get("is_single_use", False)
+        """Each worker runs one task."""
         self.queue: collections.deque[ObjectRef[Any]] = collections.deque()
         self.leases: list[Lease] = []
         self.seen = 0
         """Grants of the home agent that we have absorbed, ever."""
-        self.told = 0
+        self.told = self.told_seen = 0
         self.told_at = 0.0
         self.is_known = False
         self.turn = 0
@@ -143,7 +145,7 @@ class Owner:
     def push(self, ref: ObjectRef[Any], recipe: Recipe) -> None:
         """Send a task whose arguments are ready to a worker with room, or queue it. With the core's lock held."""
         work = recipe.work
-        if not work.queue and work.leases:
+        if not work.queue and work.leases and not work.is_single_use:
             lease = self._with_room(work, recipe)
             if lease is not None:
                 link = lease.link
@@ -194,6 +196,11 @@ class Owner:
         if queue:
             pending, out, known = link.pending, link.out, link.known
             room = queue[0]._recipe.ahead() - len(pending)
+            if work.is_single_use:
+                room = 1
+                lease.is_retiring = True
+                if lease in work.leases:
+                    work.leases.remove(lease)
             if room > 0 and len(work.leases) > 1 and len(queue) < room * len(work.leases):
                 room = max(1, -(-len(queue) // len(work.leases)))  # the tail is shared, not given to whoever asks first
             while room > 0 and queue:
@@ -223,7 +230,7 @@ class Owner:
             work.is_known = True
             agent.out.append((wire.CLASS, work.key, work.spec))
         waiting = len(work.queue)
-        work.told, work.told_at = waiting, time.monotonic()
+        work.told, work.told_seen, work.told_at = waiting, work.seen, time.monotonic()
         duration_us = work.duration_us
         agent.out.append(
             (wire.NEED, work.key, waiting, work.seen, -1 if duration_us is None else int(duration_us), len(work.leases))
@@ -237,7 +244,9 @@ class Owner:
         with self.core.lock:
             for work in self.by_key.values():
                 waiting = len(work.queue)
-                if waiting != work.told and now - work.told_at > NEED_PAUSE_S:
+                # A grant that was absorbed counts as told only with the backlog that it left.
+                is_news = waiting != work.told or (waiting and work.seen != work.told_seen)
+                if is_news and now - work.told_at > NEED_PAUSE_S:
                     self.tell_need(work)
                 if work.leases and not work.queue:
                     for lease in tuple(work.leases):
@@ -250,14 +259,14 @@ class Owner:
         _, key, number, process, addresses, gpus = message
         work = self.by_key[key]
         is_home = agent is self.core.agent
-        if is_home:
-            work.seen += 1
         if not work.queue:
+            work.seen += is_home
             agent.out.append((wire.RETURN, number, True))
             agent.flush()
             return
 
         def connected(link: Link | None) -> None:
+            work.seen += is_home
             if link is None:
                 agent.out.append((wire.RETURN, number, False))
                 agent.flush()

@@ -44,6 +44,11 @@ class Session:
         self.actors = Actors(self)
         self.news = News(self)
         self.is_closed = False
+        self.this_actor: Any = None
+        """The actor that lives in this process."""
+        self.held_amounts: dict[str, int] = {}
+        self.own_group: Callable[[], Any] = lambda: None
+        self.is_cancelled: Callable[[Running], bool] = lambda running: running.is_cancelled
         self.log_to_driver = True
         self._later: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._later_thread: threading.Thread | None = None
@@ -91,10 +96,12 @@ class Session:
         if place.spread:
             spec["spread"] = True
         if place.group is not None:
-            spec["group"] = [place.group.group_id, place.group.bundle]
+            spec["group"] = [place.group.group_id, place.group.bundle, place.group.captures]
         if environment:
             spec["environment"] = environment.shown()
             spec["environment_key"] = environment.key
+        if options.amounts.get("GPU") or options.max_calls == 1:
+            spec["is_single_use"] = True  # a used GPU is only surely free again when its process is gone
         if options.max_calls:
             spec["max_calls"] = options.max_calls
         if options.max_retries == 0:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shoal.runtime.client import codec
+from shoal.runtime.client.context import ActorExit
 from shoal.runtime.client.reactor import Link
 from shoal.wire import tasks as wire
 
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 CALL = wire.CALL
 perf_counter = time.perf_counter
-
-
-class ActorExit(BaseException):
-    """Raised by `exit_actor`: the actor ends of its own wish once this call is answered."""
 
 
 class ActorBase:
@@ -52,6 +49,19 @@ class ActorBase:
             self.core.touch(link)
 
         self.core.handlers[wire.HELLO] = greeted
+
+    def own_handle(self) -> Any:
+        """Return a handle of this actor; it does not keep it alive."""
+        from shoal.runtime.client.actors import ActorHandle, methods_of
+
+        meta, is_async = methods_of(type(self.instance))
+        facts = {"is_ordered": not is_async and self.options["concurrency"] == 1, "name": self.name}
+        return ActorHandle(self.actor_id, self.class_name, meta, facts, None)
+
+    @property
+    def restarts(self) -> int:
+        """How often it was restarted before this process."""
+        return int(self.options.get("restarts", 0))
 
     @property
     def shown(self) -> str:
@@ -211,7 +221,7 @@ def build(executor: Executor, actor_id: bytes, generation: int, spec: bytes, opt
         from shoal.runtime.worker.actor_threads import ThreadedActor as kind
     agent = executor.core.agent
     actor = kind(executor, actor_id, generation, class_name, {**options, "concurrency": concurrency, "groups": groups})
-    executor.actor = actor
+    executor.actor = executor.session.this_actor = actor
     link = executor.core.agent
     executor.current = (link, [CALL, n, "__init__", 0, []])
     try:

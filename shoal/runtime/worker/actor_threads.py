@@ -12,9 +12,9 @@ import threading
 import time
 from typing import Any
 
-from shoal.runtime.client.context import Running, set_running
+from shoal.runtime.client.context import ActorExit, Running, set_running
 from shoal.runtime.client.reactor import Link
-from shoal.runtime.worker.actor import CALL, ActorBase, ActorExit
+from shoal.runtime.worker.actor import CALL, ActorBase
 
 perf_counter = time.perf_counter
 

@@ -32,7 +32,7 @@ class Binding:
 
     def bind(self, info: dict[str, Any]) -> None:
         """Belong to a job; a second time only the amounts and GPUs may differ."""
-        self.amounts = info.get("amounts", {})
+        self.amounts = self._executor.session.held_amounts = info.get("amounts", {})
         gpus = info.get("gpus") or []
         if gpus or "GPU" in self.amounts:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -46,12 +46,11 @@ class Binding:
         own = info.get("environment") or {}
         session.environment = environment_or_none(own)
         session.job_info = {name: info.get(name) for name in ("sys_path", "cwd", "environment", "namespace")}
+        paths = list(info.get("sys_path") or ())
+        sys.path[:] = [*paths, *(path for path in sys.path if path not in paths)]  # in the driver's order
         for path in own.get("py_modules", ()):
             folder = os.path.dirname(path)  # the module's parent is what must be importable
             sys.path.insert(0, folder)
-        for path in info.get("sys_path", ()):
-            if path not in sys.path:
-                sys.path.append(path)
         cwd = own.get("working_dir") or info.get("cwd")
         if cwd:
             try:

@@ -69,6 +69,8 @@ class Executor:
         self.core.has_timers = self._has_timers
         session.values.before_block = self.before_block
         context.main_task = self.running_on_main
+        session.own_group = lambda: self.binding.group
+        session.is_cancelled = lambda running: (running.owner, running.n) in self.cancelled
         prints.name_now = self._print_name
         signal.signal(signal.SIGINT, self._on_signal)
 
