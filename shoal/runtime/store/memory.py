@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import itertools
 import mmap
 import os
 import threading
@@ -20,6 +21,9 @@ from typing import Any
 
 PARALLEL_COPY_BYTES = 4 * 2**20
 """From here on a copy is shared by two threads."""
+_MANY_HELPERS_BYTES = 64 * 2**20
+_HELPERS_MAX = 3
+_CHUNK_BYTES = 256 * 2**10
 _POPULATE_READ, _POPULATE_WRITE = 22, 23  # Linux 5.14; older kernels answer EINVAL, and pages fault in one by one
 _ENDLESS = 1 << 46  # longer than any mapping; views are cut to length
 
@@ -139,29 +143,35 @@ def _move(target: int, source: int, length: int) -> None:
     if length < PARALLEL_COPY_BYTES or _cores() < 2:
         ctypes.memmove(target, source, length)
         return
-    half = (length // 2) & ~4095
-    second = _helper.start(lambda: ctypes.memmove(target + half, source + half, length - half))
-    ctypes.memmove(target, source, half)
-    second()
+    # Every thread takes the next chunk: one that the system keeps waiting does not hold up a whole half.
+    turn = itertools.count().__next__
+
+    def work() -> None:
+        while (start := turn() * _CHUNK_BYTES) < length:
+            ctypes.memmove(target + start, source + start, min(_CHUNK_BYTES, length - start))
+
+    waits = [_helpers.start(work) for _ in range(_HELPERS_MAX if length >= _MANY_HELPERS_BYTES else 1)]
+    work()
+    for wait in waits:
+        wait()
 
 
-class _Helper:
-    """One lazily started thread that takes the other half of a large copy. A forked child starts its own."""
+class _Helpers:
+    """A few lazily started threads that take part in large copies. A forked child starts its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ready = threading.Semaphore(0)
-        self._work: collections.deque[tuple[Callable[[], Any], threading.Event]] = collections.deque()
-        self._pid = 0
+        self._work: collections.deque[tuple[Callable[[], None], threading.Event]] = collections.deque()
+        self._threads = 0
 
-    def start(self, work: Callable[[], Any]) -> Callable[[], Any]:
+    def start(self, work: Callable[[], None]) -> Callable[[], Any]:
         """Begin `work` elsewhere and return what waits for its end."""
-        if self._pid != os.getpid():
+        if self._threads < _HELPERS_MAX:
             with self._lock:
-                if self._pid != os.getpid():
-                    self._work.clear()
+                if self._threads < _HELPERS_MAX:
                     threading.Thread(target=self._run, name="shoal-copy", daemon=True).start()
-                    self._pid = os.getpid()
+                    self._threads += 1
         done = threading.Event()
         self._work.append((work, done))
         self._ready.release()
@@ -177,13 +187,13 @@ class _Helper:
                 done.set()
 
 
-_helper = _Helper()
+_helpers = _Helpers()
 
 
 def _forked() -> None:
     # A lock or semaphore copied in mid-use would never open again in the child.
-    global _helper
-    _helper = _Helper()
+    global _helpers
+    _helpers = _Helpers()
 
 
 os.register_at_fork(after_in_child=_forked)
