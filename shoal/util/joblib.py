@@ -9,8 +9,8 @@ from shoal.runtime.client.api import cluster_resources, init, is_initialized
 from shoal.util.executor import Executor
 
 
-def register_shoal() -> None:
-    """Make `"shoal"` a backend of joblib.
+def register_shoal(name: str = "shoal") -> None:
+    """Make `name` a backend of joblib.
 
     Raises:
         ImportError: joblib is not installed.
@@ -71,7 +71,12 @@ def register_shoal() -> None:
                 self._executor.shutdown(wait=False, cancel_futures=True)
                 self._executor = Executor(self.effective_n_jobs(-1), **self._options) if ensure_ready else None
 
-    register_parallel_backend("shoal", ShoalBackend)
+    register_parallel_backend(name, ShoalBackend)
 
 
-__all__ = ["register_shoal"]
+def register_ray() -> None:
+    """Make `"ray"` a backend of joblib that runs on Shoal, for Ray programs."""
+    register_shoal("ray")
+
+
+__all__ = ["register_ray", "register_shoal"]
