@@ -79,7 +79,7 @@ def _demands(rows: list[Mapping[str, Any]]) -> list[str]:
             inside = ", ".join(f"{shape} * {count}" for shape, count in sorted(shapes.items()))
             lines.append(f" {inside} ({one.get('strategy', 'PACK')}): 1+ pending placement groups")
         else:
-            lines.append(f" {_shape(one)}: {one.get('waiting', 0)}+ pending tasks/actors")
+            lines.append(f" {_shape(one)}: {one['count']}+ pending tasks/actors")
     return lines
 
 

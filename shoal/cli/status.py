@@ -91,9 +91,9 @@ def _node(node: dict[str, Any], state: str) -> str:
     return f"{what:<18} {node['node_type']:<12} {size:<24} {say}{notice}"
 
 
-def _busy(one: dict[str, Any]) -> str:
-    count = one.get("count", 1)
-    return f"{count} {one['what']}{'s' * (count != 1)}" + (f" ({one['detail']})" if one.get("detail") else "")
+def _busy(one: list[Any]) -> str:
+    what, count, detail = one
+    return f"{count} {what}{'s' * (count != 1)}" + (f" ({detail})" if detail else "")
 
 
 def _instance(one: dict[str, Any]) -> str:
@@ -107,12 +107,14 @@ def _instance(one: dict[str, Any]) -> str:
 
 def _demand(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
     lines = []
-    unmet = {one["demand"]: one for one in report.get("unmet", [])}
+    told = set()
     for one in found.get("demand", []):
-        verdict = unmet.pop(one.get("key") or one.get("gang_id") or "", None)
-        lines.append(f"  {_wanted(one)}" + (f"  {verdict['verdict']}: {verdict['why']}" if verdict else ""))
-    for one in unmet.values():
-        lines.append(f"  {one['count']} x {one['kind']} {one['demand']}  {one['verdict']}: {one['why']}")
+        told.add(one["key"])
+        why = f"  {one['verdict']}: {one['why']}" if one["verdict"] else ""
+        lines.append(f"  {_wanted(one)}, for {_duration(one['waiting_s'])}{why}")
+    for one in report.get("unmet", []):
+        if one["demand"] not in told:
+            lines.append(f"  {one['count']} x {one['kind']} {one['demand']}  {one['verdict']}: {one['why']}")
     for one in found.get("standing", []):
         bundles = one.get("bundles", [])
         lines.append(f"  standing request of {one.get('owner', '?')}: {len(bundles)} bundles")
@@ -120,10 +122,10 @@ def _demand(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
 
 
 def _wanted(one: dict[str, Any]) -> str:
-    if "bundles" in one:
-        name = one.get("name") or one.get("gang_id", "")
-        return f"gang {name}: {len(one['bundles'])} bundles, {one.get('strategy', '')}"
-    return f"{one.get('waiting', 0)} x {_sizes(one.get('amounts', {}))} ({one.get('kind', 'task')})"
+    if one["kind"] == "gang":
+        sizes = ", ".join(_sizes(bundle) for bundle in one["bundles"])
+        return f"gang {one['key'][:12]} ({one['strategy']}): {sizes}"
+    return f"{one['count']} x {_sizes(one['amounts'])} ({one['kind']})"
 
 
 def _money(report: dict[str, Any]) -> str:

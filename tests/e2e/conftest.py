@@ -44,6 +44,7 @@ class Cluster:
         self.name = config["cluster_name"]
         self.path = place / f"{self.name}.yaml"
         self.rewrite(config)
+        self._drivers: list[subprocess.Popen[str]] = []
 
     def rewrite(self, config: dict[str, Any]) -> None:
         self.config = config
@@ -118,14 +119,24 @@ class Cluster:
         return ran.stdout
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start a driver program; the test ends it or waits for it."""
-        return subprocess.Popen(
+        """Start a driver program; it ends with the test at the latest."""
+        driver = subprocess.Popen(
             [sys.executable, "-c", program, *arguments],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "SHOAL_ADDRESS": self.name},
         )
+        self._drivers.append(driver)
+        return driver
+
+    def end_drivers(self) -> None:
+        """Kill every driver that was started and is still there."""
+        for driver in self._drivers:
+            if driver.poll() is None:
+                driver.kill()
+            driver.communicate()
 
 
 def until(condition: Callable[[], Any], limit_s: float = 30, *, what: str = "") -> Any:
@@ -152,6 +163,7 @@ def make_cluster(own_places: Path, tmp_path: Path) -> Iterator[Callable[..., Clu
 
     yield make
     for cluster in made:
+        cluster.end_drivers()
         code, _, error = cluster.shoal("down", cluster.name, "-y")
         assert code == 0, error
 
