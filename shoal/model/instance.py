@@ -80,3 +80,5 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     error: str = ""
     epoch: int = 0
+    planned: dict[str, int] = {}
+    """Demand that it was bought for, with counts: while it is on its way, later plans keep that demand on it."""

@@ -27,6 +27,8 @@ class Buy(msgspec.Struct, frozen=True, kw_only=True, tag="launch"):
     is_probe: bool = False
     holds: tuple[str, ...] = ()
     """Keys of the demand classes and gangs placed on it, for `explain`."""
+    planned: tuple[dict[str, int], ...] = ()
+    """What is placed on each of `instance_ids`, in their order; kept in the ledger, see `Instance.planned`."""
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):

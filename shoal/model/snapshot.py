@@ -89,3 +89,5 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     up_s: float = 0.0
     is_listed: bool = True
     """Every provider has had one complete listing since the autoscaler started."""
+    may_expire: bool = True
+    """Deadlines count; False for a while after a restart or a jump of the clock."""

@@ -248,7 +248,12 @@ class Hands:
         if len(step.instance_ids) <= most:
             return [step]
         return [
-            msgspec.structs.replace(step, instance_ids=step.instance_ids[start : start + most], count_min=1)
+            msgspec.structs.replace(
+                step,
+                instance_ids=step.instance_ids[start : start + most],
+                planned=step.planned[start : start + most],
+                count_min=1,
+            )
             for start in range(0, len(step.instance_ids), most)
         ]
 
@@ -268,6 +273,7 @@ class Hands:
             hold_until_s=None if part.hold_s is None else now_s + part.hold_s,
             why=part.why,
             epoch=self._ledger.meta.epoch,
+            planned=part.planned[index] if part.planned else {},
         )
 
     def _send(self, attempts: Sequence[Attempt]) -> None:

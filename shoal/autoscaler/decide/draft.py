@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from shoal.autoscaler.decide.buying import Market, Want, admits, first_basket
-from shoal.autoscaler.decide.room import Room
+from shoal.autoscaler.decide.forced import expired, forced_drains, serving
+from shoal.autoscaler.decide.room import Room, is_mass_loss
 from shoal.autoscaler.decide.stands import PLAIN, Rank, Stand, bought, stands
 from shoal.autoscaler.decide.wares import Ware, wares
 from shoal.foundation.amounts import Amounts, shape_key, shown, total
@@ -57,8 +58,12 @@ class Draft:
         self.policy = policy
         self.wares = wares(snapshot, policy)
         self.room = Room(snapshot, policy)
+        self.calm = _why_nothing_drains(snapshot)
+        self.forced = forced_drains(snapshot, policy, self.room.committed_micro, self.calm)
+        self.expired = expired(snapshot, policy)
         self.stands = stands(snapshot, policy, {(ware.node_type.name, ware.offer.key): ware for ware in self.wares})
         self.lacks: list[Lack] = []
+        self._leave_out_what_goes()
         self._reject_wishes_without_room()
 
         holders = {stand.held_for for stand in self.stands}
@@ -74,8 +79,12 @@ class Draft:
         self._fill_min_workers()
         self.wants: list[Want] = []
         self._jobs: dict[str, tuple[str, ...]] = {}
-        for demand in sorted(snapshot.work.classes, key=_hardness):
-            self._place_class(demand)
+        ordered = sorted(snapshot.work.classes, key=_hardness)
+        left = {demand.key: self._wide(demand) for demand in ordered}
+        self._keep_where_planned(ordered, left)
+        for demand in ordered:
+            if left[demand.key]:
+                self._place_class(demand, left[demand.key])
 
     # --- gangs -------------------------------------------------------------------------------------------------
 
@@ -87,6 +96,8 @@ class Draft:
         usable.sort(key=lambda stand: stand.held_for != gang.gang_id)
         usable = _roomy(usable, gang)
         by_spot = {stand.spot.spot_id: stand for stand in usable}
+        if self._keep_gang_where_planned(gang, usable):
+            return True
         spots = [stand.spot for stand in usable]
         found = place_gang(gang.bundles, gang.strategy, spots)
         if found is not None:
@@ -117,6 +128,38 @@ class Draft:
                 )
             )
         return done
+
+    def _keep_gang_where_planned(self, gang: Gang, usable: Sequence[Stand]) -> bool:
+        """Keep a gang on the machines on their way that were bought for all of it, as it was placed then."""
+        bought_for = [
+            stand
+            for stand in usable
+            if stand.instance is not None
+            and stand.rank in (Rank.COMING, Rank.QUEUED)
+            and stand.instance.planned.get(gang.gang_id)
+        ]
+        counts = [stand.instance.planned[gang.gang_id] for stand in bought_for if stand.instance is not None]
+        if sum(counts) != len(gang.bundles):
+            return False
+        amounts = gang.bundles[0].amounts
+        if all(bundle.amounts == amounts for bundle in gang.bundles) and all(
+            how_many(amounts, stand.spot.free, count) == count for stand, count in zip(bought_for, counts, strict=True)
+        ):
+            for stand, count in zip(bought_for, counts, strict=True):
+                self._put(stand, gang.gang_id, amounts, count)
+            return True
+        by_spot = {stand.spot.spot_id: stand for stand in bought_for}
+        found = place_gang(gang.bundles, gang.strategy, [stand.spot for stand in bought_for])
+        if found is not None:
+            for bundle, spot_id in zip(gang.bundles, found, strict=True):
+                self._put(by_spot[spot_id], gang.gang_id, bundle.amounts, 1)
+            return True
+        for stand, count in zip(bought_for, counts, strict=True):
+            # Which bundle stands where is not known any more: all of the machine is the gang's.
+            stand.placed[gang.gang_id] = count
+            stand.spot.free = {}
+            stand.used = stand.used or f"{WORK} {gang.gang_id} is planned on it"
+        return True
 
     def _buy_on_one(self, gang: Gang) -> bool:
         needs = total(bundle.amounts for bundle in gang.bundles)
@@ -237,8 +280,22 @@ class Draft:
         ]
         wants: list[Want] = []
         owners: list[tuple[str, str]] = []
-        for key in sorted(most, key=lambda key: (not most[key][1].selector, -len(most[key][1].amounts), repr(key))):
+        order_of = sorted(most, key=lambda key: _bundle_hardness(most[key][1]))
+        for key in order_of:
+            # As with classes: what a machine on its way was bought for stays on it.
+            for stand, spot in totals:
+                planned = stand.instance.planned.get(_promise(key), 0) if stand.instance else 0
+                if planned and stand.rank in (Rank.COMING, Rank.QUEUED):
+                    left, bundle, owner, job = most[key]
+                    count = how_many(bundle.amounts, spot.free, min(planned, left))
+                    take(spot, bundle.amounts, count)
+                    if count:
+                        self._need(stand, f"standing request of {owner}")
+                    most[key] = (left - count, bundle, owner, job)
+        for key in order_of:
             left, bundle, owner, job = most[key]
+            if not left:
+                continue
             for stand, spot in totals:
                 if bundle.selector and not selectors.admits(bundle.selector, spot.spot_id, spot.labels):
                     continue
@@ -250,7 +307,7 @@ class Draft:
                     if not left:
                         break
             if left:
-                wants.append(Want(key=owner, amounts=bundle.amounts, selector=bundle.selector, count=left))
+                wants.append(Want(key=_promise(key), amounts=bundle.amounts, selector=bundle.selector, count=left))
                 owners.append((owner, job))
         if not wants:
             return
@@ -260,6 +317,7 @@ class Draft:
             for _ in range(item.copies):
                 stand = self._add(item.ware, "")
                 self._need(stand, f"standing request of {owners[item.content[0][0]][0]}")
+                stand.promised = {wants[number].key: count for number, count in item.content}
         for want, (owner, job), left in zip(wants, owners, basket.left, strict=True):
             if left:
                 self.lacks.append(
@@ -315,8 +373,8 @@ class Draft:
 
     # --- classes -----------------------------------------------------------------------------------------------
 
-    def _place_class(self, demand: DemandClass) -> None:
-        """Place as many units as the class is wide on what is there; note the rest as to be bought for."""
+    def _wide(self, demand: DemandClass) -> int:
+        """Return for how many units slots are wanted; note the rest as deferred."""
         wide = width(demand, self.policy.finish_within_s, self.policy.width)
         if demand.waiting > wide:
             work_s = (demand.waiting - wide) * (demand.duration_s or 0.0) / max(1, wide + demand.running_slots)
@@ -332,9 +390,32 @@ class Draft:
                     jobs=demand.jobs,
                 )
             )
-        if not wide:
-            return
-        left = self._place_units(demand, wide, skip=set(demand.unplaceable_on))
+        return wide
+
+    def _keep_where_planned(self, ordered: Sequence[DemandClass], left: dict[str, int]) -> None:
+        """Put work back on the machines on their way that were bought for it.
+
+        A tight packing is found once; found anew by first fit it could leave a unit over, and buy for it again.
+        """
+        by_key = {demand.key: demand for demand in ordered}
+        for stand in self.stands:
+            one = stand.instance
+            if one is None or not one.planned or stand.held_for or stand.rank not in (Rank.COMING, Rank.QUEUED):
+                continue
+            for key, planned in sorted(one.planned.items()):
+                demand = by_key.get(key)
+                if demand is None or not left[key] or stand.spot.spot_id in demand.unplaceable_on:
+                    continue
+                if demand.selector and not selectors.admits(demand.selector, stand.spot.spot_id, stand.spot.labels):
+                    continue
+                count = how_many(demand.amounts, stand.spot.free, min(planned, left[key]))
+                if count:
+                    self._put(stand, key, demand.amounts, count)
+                    left[key] -= count
+
+    def _place_class(self, demand: DemandClass, left: int) -> None:
+        """Place units on what is there; note the rest as to be bought for."""
+        left = self._place_units(demand, left, skip=set(demand.unplaceable_on))
         if left and demand.unplaceable_on:
             left = self._limit_extra(demand, left)
         if left:
@@ -444,6 +525,27 @@ class Draft:
                 return ware
         return None
 
+    def _leave_out_what_goes(self) -> None:
+        """Count neither on nodes that are forced out, nor on taking back more than the limits allow."""
+        there = serving(self.snapshot)
+        total_left = self.policy.max_workers - sum(there.values()) + len(self.forced)
+        type_left = {kind.name: kind.max_workers - there[kind.name] for kind in self.policy.node_types}
+        for one in self.snapshot.instances:
+            if one.instance_id in self.forced and one.node_type in type_left:
+                type_left[one.node_type] += 1
+        kept: list[Stand] = []
+        for stand in self.stands:
+            if stand.name in self.forced or stand.name in self.expired:
+                continue
+            if stand.rank is Rank.UNDRAIN:
+                left = min(total_left, type_left.get(stand.node_type, 0))
+                if left <= 0 or self.room.is_over_cap:
+                    continue
+                total_left -= 1
+                type_left[stand.node_type] -= 1
+            kept.append(stand)
+        self.stands = kept
+
     def _reject_wishes_without_room(self) -> None:
         """Give up wishes (`queued`) that a lowered limit, cap or bad offer has overtaken, newest first."""
         usable = {stand.name for stand in self.stands}
@@ -462,6 +564,17 @@ class Draft:
             self.stands = [stand for stand in self.stands if stand.name not in self.given_up]
 
 
+def _why_nothing_drains(snapshot: Snapshot) -> str:
+    """Return why no node is drained for being idle or surplus just now, `` if they are."""
+    if snapshot.work.is_settling:
+        return "the head is settling after a restart"
+    if any(node.is_missing for node in snapshot.work.nodes):
+        return "nodes are missing since the head restarted"
+    if is_mass_loss(snapshot):
+        return "many nodes fell silent at once"
+    return ""
+
+
 def _hardness(demand: DemandClass) -> tuple[object, ...]:
     """Order classes for filling: bound by a selector, then by special resources, CPUs and memory; then by key."""
     amounts = demand.amounts
@@ -474,6 +587,18 @@ def _hardness(demand: DemandClass) -> tuple[object, ...]:
         -amounts.get("memory", 0),
         demand.key,
     )
+
+
+def _bundle_hardness(bundle: Bundle) -> tuple[object, ...]:
+    """Order standing bundles for filling, like classes."""
+    amounts = bundle.amounts
+    special = sum(1 for name in amounts if name not in PLAIN)
+    return (not bundle.selector, -special, -amounts.get("CPU", 0), -amounts.get("memory", 0), repr(bundle))
+
+
+def _promise(key: ShapeKey) -> str:
+    """Return the name under which a standing shape is remembered on the machines bought for it."""
+    return "standing " + " ".join(f"{name}={amount}" for name, amount in key[0]) + f" {key[1]}"
 
 
 def _stays_longest(stand: Stand) -> tuple[object, ...]:

@@ -36,6 +36,7 @@ class Machines(msgspec.Struct, frozen=True):
     why: str
     content: dict[str, int]
     copies: int
+    promised: dict[str, int] = {}
 
 
 def improve(snapshot: Snapshot, policy: Policy, seed: int) -> Iterator[Plan]:
@@ -146,7 +147,7 @@ def written(draft: Draft, gone: Surplus, basket: Basket, *, effort: int, bound_m
     for stand in draft.stands:
         if stand.ware is not None:
             why = "" if stand.used.startswith(WORK) else stand.used
-            machines.append(Machines(stand.ware, stand.gang, why, dict(stand.placed), 1))
+            machines.append(Machines(stand.ware, stand.gang, why, dict(stand.placed), 1, stand.promised))
         else:
             placed.extend(
                 Placed(demand=key, instance_id=stand.name, count=count) for key, count in sorted(stand.placed.items())
@@ -201,7 +202,9 @@ def _buys(draft: Draft, machines: Sequence[Machines]) -> tuple[list[Buy], list[P
         ware = group[0].ware
         ids: list[str] = []
         held: dict[str, int] = {}
+        planned: list[dict[str, int]] = []
         for some in group:
+            planned.extend([{**some.content, **some.promised}] * some.copies)
             fresh = [instance_id(uid, serial + number) for number in range(some.copies)]
             serial += some.copies
             ids.extend(fresh)
@@ -219,8 +222,9 @@ def _buys(draft: Draft, machines: Sequence[Machines]) -> tuple[list[Buy], list[P
                 gang=gang,
                 hold_s=draft.policy.gang_hold_s if gang else None,
                 count_min=len(ids) if gang else 1,
-                is_probe=bool(ware.probe_scope),
+                is_probe=bool(ware.probe_scopes),
                 holds=tuple(sorted(held)),
+                planned=tuple(planned),
             )
         )
     return buys, placed, serial

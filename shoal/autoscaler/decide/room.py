@@ -97,8 +97,8 @@ class Room:
             weight = weight_of(quota, ware.offer.key.machine_type)
             if weight and _reaches(quota, ware):
                 lower(max(0, rest) // weight, "quota", f"{quota.name}: {max(0, rest)} left of {quota.limit}")
-        if ware.probe_scope:
-            lower(0 if ware.probe_scope in self._probed else 1, "unhealthy", f"one probe at a time: {ware.probe_scope}")
+        for scope in ware.probe_scopes:
+            lower(0 if scope in self._probed else 1, "unhealthy", f"one probe at a time: {scope}")
         if ware.offer.key.market == SPOT and self._policy.spot_share_most < 1:
             lower(self._spot_left(), "limit", f"spot_share_most is {self._policy.spot_share_most:g}")
         if self._hour_most is not None and ware.price_micro:
@@ -136,8 +136,7 @@ class Room:
             else (quota, rest)
             for quota, rest in self._quotas
         ]
-        if ware.probe_scope:
-            self._probed.add(ware.probe_scope)
+        self._probed.update(ware.probe_scopes)
         self.committed_micro += count * (ware.price_micro or 0)
 
     def give_back(self, instance: Instance) -> None:

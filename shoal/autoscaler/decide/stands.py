@@ -36,7 +36,7 @@ class Rank(IntEnum):
 class Stand:
     """One machine as the plan sees it. `used` says for whom it is needed; a stand nobody uses may go."""
 
-    __slots__ = ("gang", "held_for", "instance", "node", "placed", "rank", "spot", "total", "used", "ware")
+    __slots__ = ("gang", "held_for", "instance", "node", "placed", "promised", "rank", "spot", "total", "used", "ware")
 
     def __init__(
         self,
@@ -58,6 +58,8 @@ class Stand:
         self.gang = ""
         self.held_for = ""
         self.placed: dict[str, int] = {}
+        self.promised: dict[str, int] = {}
+        """Standing bundles that a new machine was bought for: a share of its size, not of its room."""
 
     @property
     def name(self) -> str:

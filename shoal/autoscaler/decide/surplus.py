@@ -6,12 +6,13 @@ on, so that the agent can refuse it when work came in between.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 import msgspec
 
 from shoal.autoscaler.decide.draft import Draft
+from shoal.autoscaler.decide.forced import serving
 from shoal.autoscaler.decide.room import is_mass_loss
 from shoal.autoscaler.decide.stands import Stand
 from shoal.model.instance import Instance, State
@@ -33,28 +34,27 @@ class Surplus(msgspec.Struct):
 
 def surplus(draft: Draft) -> Surplus:
     """Return what goes and what stays, in the order of instance ids within each kind of step."""
+    snapshot = draft.snapshot
     stands = {stand.instance.instance_id: stand for stand in draft.stands if stand.instance is not None}
-    nodes = {node.instance_id: node for node in draft.snapshot.work.nodes if node.instance_id}
+    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
     undrains: list[Step] = []
     releases: list[Step] = []
     forgets: list[Step] = []
-    lost_left = _lost_to_release(draft.snapshot)
-    for one in sorted(draft.snapshot.instances, key=lambda it: it.instance_id):
+    lost_left = _lost_to_release(snapshot)
+    for one in sorted(snapshot.instances, key=lambda it: it.instance_id):
         stand = stands.get(one.instance_id)
         used = stand.used if stand is not None else ""
         kind = draft.policy.node_type(one.node_type)
         deadlines = kind.deadlines if kind is not None else Deadlines()
-        for_s = draft.snapshot.now_s - one.since_s
+        for_s = snapshot.now_s - one.since_s
         match one.state:
             case State.QUEUED:
                 if not used:
                     why = "a limit or its offer changed" if one.instance_id in draft.given_up else "no longer wanted"
                     forgets.append(Forget(instance_id=one.instance_id, why=why))
-            case State.REQUESTED if for_s > deadlines.requested_s:
-                releases.append(Release(instance_id=one.instance_id, why=f"no machine after {for_s:.0f} s"))
-            case State.BOOTING if for_s > deadlines.booting_s:
-                releases.append(Release(instance_id=one.instance_id, why=f"has not joined after {for_s:.0f} s"))
-            case State.LOST if for_s > deadlines.lost_s or one.why.startswith("halted"):
+            case State.REQUESTED | State.BOOTING if one.instance_id in draft.expired:
+                releases.append(Release(instance_id=one.instance_id, why=draft.expired[one.instance_id]))
+            case State.LOST if one.why.startswith("halted") or (for_s > deadlines.lost_s and snapshot.may_expire):
                 if lost_left > 0:
                     lost_left -= 1
                     releases.append(Release(instance_id=one.instance_id, why=f"lost for {for_s:.0f} s"))
@@ -66,7 +66,7 @@ def surplus(draft: Draft) -> Surplus:
             case State.DRAINING:
                 if used:
                     undrains.append(Undrain(instance_id=one.instance_id, why=used))
-                elif _is_past_deadline(draft.snapshot, one, deadlines):
+                elif snapshot.may_expire and _is_past_deadline(snapshot, one, deadlines):
                     node = nodes.get(one.instance_id)
                     if one.drain_deadline_s is None and node is not None and node.busy:
                         undrains.append(Undrain(instance_id=one.instance_id, why="work came before it was empty"))
@@ -105,77 +105,37 @@ def frozen_until(recent: Sequence[Recent]) -> dict[str, float]:
 
 def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Kept]]:
     snapshot, policy = draft.snapshot, draft.policy
-    drains: list[Step] = []
+    forced = draft.forced
+    drains: list[Step] = list(forced.values())
     kept: list[Kept] = []
-    there = Counter(
-        one.node_type for one in snapshot.instances if one.state in (State.REQUESTED, State.BOOTING, State.READY)
-    )
-    over_type = {kind.name: max(0, there[kind.name] - kind.max_workers) for kind in policy.node_types}
-    over_total = max(0, sum(there.values()) - policy.max_workers)
-    over_cap = draft.room.is_over_cap
-    committed = draft.room.committed_micro
-    calm = _why_nothing_is_drained(snapshot)
-    frozen = frozen_until(snapshot.recent)
-
-    joined = _ready_nodes(snapshot)
-    dearest_first = sorted(
-        joined,
-        key=lambda pair: (
-            pair[1].idle_s is None,
-            -(pair[0].price_micro or 0),
-            -(pair[1].idle_s or 0.0),
-            pair[0].instance_id,
-        ),
-    )
-    for one, node in dearest_first:
-        if node.is_head:
+    there = serving(snapshot)
+    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
+    idle: list[tuple[Instance, Node]] = []
+    for one in snapshot.instances:
+        node = nodes.get(one.instance_id)
+        if one.state is not State.READY or node is None:
             continue
-        if node.notice:
-            drains.append(
-                Drain(
-                    instance_id=one.instance_id, why=f"notice: {node.notice}", deadline_s=node.notice_deadline_s or 0.0
-                )
-            )
-            continue
+        if one.instance_id in forced:
+            there[one.node_type] -= 1
+        elif node.idle_s is not None and not node.is_head and not node.is_cordoned:
+            idle.append((one, node))
+    if idle:
+        frozen = frozen_until(snapshot.recent)
+        # The dearest goes first where `min_workers` lets only some go.
+        idle.sort(key=lambda pair: (-(pair[0].price_micro or 0), -(pair[1].idle_s or 0.0), pair[0].instance_id))
+    for one, node in idle:
         kind = policy.node_type(one.node_type)
-        is_over = kind is None or over_type.get(one.node_type, 0) > 0 or over_total > 0
+        assert kind is not None or draft.calm, "a type gone from the configuration is forced to drain"
         stand = stands.get(one.instance_id)
         used = stand.used if stand is not None else ""
-        if is_over and not calm:
-            # Idle nodes go at once; a busy one may finish until the deadline of a drain.
-            why = f"node type `{one.node_type}` is gone from the configuration" if kind is None else "above max_workers"
-            if node.idle_s is not None:
-                drains.append(Drain(instance_id=one.instance_id, why=why, idle_serial=node.idle_serial))
-            else:
-                deadline_s = (kind.deadlines if kind else Deadlines()).draining_s
-                drains.append(Drain(instance_id=one.instance_id, why=why, deadline_s=deadline_s))
-            there[one.node_type] -= 1
-            over_type[one.node_type] = over_type.get(one.node_type, 0) - 1
-            over_total -= 1
-            continue
-        if over_cap and not calm and (node.idle_s is not None or policy.budget.is_hard):
-            why = "the committed price is above usd_per_hour_max"
-            if node.idle_s is not None:
-                drains.append(Drain(instance_id=one.instance_id, why=why, idle_serial=node.idle_serial))
-            else:
-                deadline_s = (kind.deadlines if kind else Deadlines()).draining_s
-                drains.append(Drain(instance_id=one.instance_id, why=why, deadline_s=deadline_s))
-            there[one.node_type] -= 1
-            committed -= one.price_micro or 0
-            cap = policy.budget.usd_per_hour_max
-            over_cap = cap is not None and committed > cap * 1_000_000
-            continue
-        if node.idle_s is None or node.is_cordoned:
-            continue
-        assert kind is not None, "a type gone from the configuration is over its limit"
-        why = calm or _why_it_stays(draft, one, node, kind, used, there[kind.name], frozen)
+        why = draft.calm or (kind and _why_it_stays(draft, one, node, kind, used, there[kind.name], frozen)) or ""
         if why:
             kept.append(Kept(instance_id=one.instance_id, why=why))
         else:
             drains.append(
                 Drain(instance_id=one.instance_id, why=f"idle for {node.idle_s:.0f} s", idle_serial=node.idle_serial)
             )
-            there[kind.name] -= 1
+            there[one.node_type] -= 1
     drains.sort(key=lambda step: step.instance_id if isinstance(step, Drain) else "")
     kept.sort(key=lambda one: one.instance_id)
     return drains, kept
@@ -232,25 +192,6 @@ def _why_flap(snapshot: Snapshot, policy: Policy, one: Instance, kind: NodeType)
     if one.price_micro and left_s > 2 * boot_s:
         return ""
     return f"`{kind.name}` was launched {since_s:.0f} s ago; it may be wanted again for {left_s:.0f} s more"
-
-
-def _why_nothing_is_drained(snapshot: Snapshot) -> str:
-    if snapshot.work.is_settling:
-        return "the head is settling after a restart"
-    if any(node.is_missing for node in snapshot.work.nodes):
-        return "nodes are missing since the head restarted"
-    if is_mass_loss(snapshot):
-        return "many nodes fell silent at once"
-    return ""
-
-
-def _ready_nodes(snapshot: Snapshot) -> list[tuple[Instance, Node]]:
-    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
-    return [
-        (one, nodes[one.instance_id])
-        for one in snapshot.instances
-        if one.state is State.READY and one.instance_id in nodes
-    ]
 
 
 def _lost_to_release(snapshot: Snapshot) -> int:

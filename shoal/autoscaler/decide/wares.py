@@ -40,8 +40,8 @@ class Ware(msgspec.Struct, frozen=True, kw_only=True):
     """A machine that could be bought for a node type.
 
     `price_micro` is the list price per hour (None: unknown); `expected_micro` also counts launches that fail.
-    `word` is empty where it may be bought now, else one of the words of `OfferReason`. With `probe_scope` it may
-    be bought once, as a probe of an offer that was refused before.
+    `word` is empty where it may be bought now, else one of the words of `OfferReason`. With `probe_scopes` it may
+    be bought once, as a probe of what was refused before: one probe at a time for each scope.
     """
 
     node_type: NodeType
@@ -52,7 +52,7 @@ class Ware(msgspec.Struct, frozen=True, kw_only=True):
     expected_micro: int
     word: str = ""
     detail: str = ""
-    probe_scope: str = ""
+    probe_scopes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ def wares(snapshot: Snapshot, policy: Policy) -> list[Ware]:
             if shut:
                 ware = msgspec.structs.replace(ware, word="unhealthy", detail=shut)
             elif canary and not ware.word:
-                ware = msgspec.structs.replace(ware, probe_scope=ware.probe_scope or canary)
+                ware = msgspec.structs.replace(ware, probe_scopes=(*ware.probe_scopes, canary))
             place = kind.markets.index(offer.key.market) if offer.key.market in kind.markets else 0
             found.append(((ware.expected_micro, place, ware.name), ware))
     found.sort(key=lambda pair: pair[0])
@@ -154,7 +154,7 @@ def _in_place(kind: NodeType, key: OfferKey) -> bool:
 
 def _ware(kind: NodeType, offer: Offer, resources: Amounts, sick: Sequence[OfferHealth], policy: Policy) -> Ware:
     price = offer.price_micro if kind.price_usd_per_h is None else round(kind.price_usd_per_h * MICRO)
-    p_success, word, detail, probe_scope = _health(str(offer.key), sick) if sick else (1.0, "", "", "")
+    p_success, word, detail, probes = _health(str(offer.key), sick) if sick else (1.0, "", "", ())
     if price is None:
         expected = UNKNOWN_MICRO
         if not offer.is_named:
@@ -172,24 +172,25 @@ def _ware(kind: NodeType, offer: Offer, resources: Amounts, sick: Sequence[Offer
         expected_micro=expected,
         word=word,
         detail=detail,
-        probe_scope="" if word else probe_scope,
+        probe_scopes=() if word else probes,
     )
 
 
-def _health(key: str, sick: Sequence[OfferHealth]) -> tuple[float, str, str, str]:
+def _health(key: str, sick: Sequence[OfferHealth]) -> tuple[float, str, str, tuple[str, ...]]:
     """Return the chance of a launch, and what stands against one; the worst scope that covers the key decides."""
-    p_success, word, detail, probe = 1.0, "", "", ""
+    p_success, word, detail = 1.0, "", ""
+    probes: list[str] = []
     for one in sick:
         if not in_scope(one.scope, key):
             continue
         p_success = min(p_success, one.p_success)
         if one.may_probe:
-            probe = probe or one.scope or "everything"
+            probes.append(one.scope or "everything")
         elif one.unhealthy_for_s > 0 and not word:
             word = "unhealthy"
             said = one.error or one.code or "it was refused"
             detail = f"for {one.unhealthy_for_s:.0f} s more: {said}"
-    return p_success, word, detail, probe
+    return p_success, word, detail, tuple(probes)
 
 
 def _breaker(snapshot: Snapshot, node_type: str) -> tuple[str, str]:

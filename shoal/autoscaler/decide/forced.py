@@ -1,0 +1,106 @@
+"""Machines that go whatever waits: endless boots, interruptions, limits that were lowered, a cap that prices crossed.
+
+Decided before work is placed, so that nothing is planned on them. Idle nodes go first and at once; a busy one may
+finish until a drain's deadline, and only for a limit that the user lowered or under `budget_hard`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from shoal.model.instance import Instance, State
+from shoal.model.node import Node
+from shoal.model.offer import MICRO
+from shoal.model.plan import Drain
+from shoal.model.policy import Deadlines, Policy
+from shoal.model.snapshot import Snapshot
+
+SERVING = frozenset({State.REQUESTED, State.BOOTING, State.READY})
+
+
+def forced_drains(snapshot: Snapshot, policy: Policy, committed_micro: int, calm: str) -> dict[str, Drain]:
+    """Return the drains by instance id; dearest nodes first where only some must go.
+
+    `calm` is why nothing but interruptions may drain now, `` if it may. `committed_micro` is the price per hour of
+    all that is or may be billed.
+    """
+    found: dict[str, Drain] = {}
+    there = serving(snapshot)
+    over_type = {name: there[name] - most for name, most in _most(policy, there).items()}
+    over_total = sum(there.values()) - policy.max_workers
+    cap = policy.budget.usd_per_hour_max
+    cap_micro = None if cap is None else cap * MICRO
+    for one, node in _dearest_first(snapshot):
+        if node.is_head:
+            continue
+        kind = policy.node_type(one.node_type)
+        deadline_s = (kind.deadlines if kind else Deadlines()).draining_s
+        if node.notice:
+            # Where the cloud names no time, work may go on until it takes the machine.
+            left_s = deadline_s if node.notice_deadline_s is None else node.notice_deadline_s
+            found[one.instance_id] = Drain(instance_id=one.instance_id, why=f"notice: {node.notice}", deadline_s=left_s)
+            continue
+        if calm or node.is_missing:
+            continue
+        if over_type[one.node_type] > 0 or over_total > 0:
+            why = f"node type `{one.node_type}` is gone from the configuration" if kind is None else "above max_workers"
+            may_interrupt = True
+        elif cap_micro is not None and committed_micro > cap_micro:
+            why = "the committed price is above usd_per_hour_max"
+            may_interrupt = policy.budget.is_hard
+        else:
+            continue
+        if node.idle_s is not None:
+            found[one.instance_id] = Drain(instance_id=one.instance_id, why=why, idle_serial=node.idle_serial)
+        elif may_interrupt:
+            found[one.instance_id] = Drain(instance_id=one.instance_id, why=why, deadline_s=deadline_s)
+        else:
+            continue
+        over_type[one.node_type] -= 1
+        over_total -= 1
+        committed_micro -= one.price_micro or 0
+    return found
+
+
+def expired(snapshot: Snapshot, policy: Policy) -> dict[str, str]:
+    """Return the instances on their way that are given up, with the reason: nothing may be planned on them."""
+    found: dict[str, str] = {}
+    if not snapshot.may_expire:
+        return found
+    for one in snapshot.instances:
+        kind = policy.node_type(one.node_type)
+        deadlines = kind.deadlines if kind is not None else Deadlines()
+        for_s = snapshot.now_s - one.since_s
+        if one.state is State.REQUESTED and for_s > deadlines.requested_s:
+            found[one.instance_id] = f"no machine after {for_s:.0f} s"
+        elif one.state is State.BOOTING and for_s > deadlines.booting_s:
+            found[one.instance_id] = f"has not joined after {for_s:.0f} s"
+    return found
+
+
+def serving(snapshot: Snapshot) -> Counter[str]:
+    """Return per node type how many instances serve or will."""
+    return Counter(one.node_type for one in snapshot.instances if one.state in SERVING)
+
+
+def _most(policy: Policy, there: Counter[str]) -> dict[str, int]:
+    most = {kind.name: kind.max_workers for kind in policy.node_types}
+    return {**dict.fromkeys(there, 0), **most}
+
+
+def _dearest_first(snapshot: Snapshot) -> list[tuple[Instance, Node]]:
+    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
+    joined = [
+        (one, nodes[one.instance_id])
+        for one in snapshot.instances
+        if one.state is State.READY and one.instance_id in nodes
+    ]
+    joined.sort(
+        key=lambda pair: (
+            pair[1].idle_s is None,
+            -(pair[0].price_micro or 0),
+            -(pair[1].idle_s or 0.0),
+            pair[0].instance_id,
+        )
+    )
+    return joined
