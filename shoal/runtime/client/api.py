@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import os
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from shoal.wire import asks
 _session: Session | None = None
 _embedded: drivers.Embedded | None = None
 _lock = threading.RLock()
+_number_of = operator.attrgetter("_n")
 _forked_from: int | None = None
 _context: dict[str, Any] = {}
 
@@ -287,17 +289,14 @@ def wait(
             raise TypeError(f"wait: expected a list of ObjectRefs, got `{type(refs).__name__}`")
         refs = list(refs)
     total = len(refs)
-    if len(set(map(id, refs))) != total:
-        raise ValueError("wait: expected every ref once, got duplicates")
-    is_plain = True
-    process = found.core.process
-    for ref in refs:
-        if type(ref) is not ObjectRef:
-            is_plain = False
-            if not isinstance(ref, ObjectRefGenerator):
+    is_plain = all(kind is ObjectRef for kind in set(map(type, refs)))
+    if not is_plain:
+        for ref in refs:
+            if type(ref) is not ObjectRef and not isinstance(ref, ObjectRefGenerator):
                 raise TypeError(f"wait: expected ObjectRefs, got `{type(ref).__name__}`")
-        elif ref._owner != process and len(set(refs)) != total:
-            raise ValueError("wait: expected every ref once, got duplicates")
+    # Different numbers are different objects; only equal ones (of two owners, perhaps) need the slow comparison.
+    if (not is_plain or len(set(map(_number_of, refs))) != total) and len(set(refs)) != total:
+        raise ValueError("wait: expected every ref once, got duplicates")
     if num_returns <= 0:
         raise ValueError(f"wait: expected num_returns of at least 1, got {num_returns}")
     if num_returns > total:
