@@ -30,6 +30,7 @@ from shoal.runtime.store.transfer.wire import (
     encode_answer,
     encode_request,
 )
+from shoal.runtime.store.values import dump
 from shoal.transport import blocking
 from shoal.wire.hello import Credential, Role
 
@@ -112,6 +113,26 @@ def test_sources_without_the_object_are_named_in_the_error(node: Make) -> None:
     assert "refused" in str(error)
     assert target.store.usage().used == 0
     assert isinstance(target.pull(b"n" * 24, []), TransferError)
+
+
+def test_an_object_whose_sealing_is_still_on_its_way_is_waited_for(node: Make) -> None:
+    """The writer tells its agent and the reader at the same time; the reader may be the quicker one."""
+    source, target = node(64 * MIB), node(64 * MIB)
+    address = source.serve()
+    sealed = source.writer.put(dump(random_array(2)))
+    target.pull(b"w" * 24, [address])  # makes the puller
+    assert target.puller is not None and source.server is not None
+    told: list[object] = []
+    target.puller.pull(b"s" * 24, [address], told.append)
+    asked = source.server.answered
+    source.loop.until(lambda: source.server and source.server.answered > asked)
+    assert told == []
+
+    source.store.seal(b"w", b"s" * 24, sealed.segment_id, sealed.size)
+
+    source.loop.until(lambda: told)
+    assert told == [None]
+    twin(source, b"s" * 24, target)
 
 
 def test_an_object_larger_than_the_store_is_refused_before_memory_is_taken(node: Make) -> None:

@@ -69,6 +69,8 @@ class NodeStore:
         self._retired: dict[bytes, list[int]] = {}  # by the process whose child may look at them
         self._reclaimed_s = -RECLAIM_EVERY_S
         self._is_pumping = False
+        self.primaries = 0
+        """Primary copies here, in memory or spilled: while there is one, the node is not idle."""
 
     def warm(self, budget_bytes: int = WARM_BYTES) -> None:
         """Put memory behind free segments of common sizes, in the background, for the first puts of a new node."""
@@ -146,8 +148,10 @@ class NodeStore:
             raise ValueError(f"object of {size} bytes in segment {segment_id} of {segment.size}")
         known = self._objects.get(object_id)
         if known is not None:
-            known.is_freed = False
-            if is_primary and not known.is_primary:
+            if known.is_freed:
+                known.is_freed = False
+                self.primaries += known.is_primary
+            if is_primary:
                 self.set_primary(object_id, True)
             self.give_back(process, segment_id, populated=size)
             return True
@@ -156,6 +160,7 @@ class NodeStore:
         made = StoredObject(object_id, size, owner or process, is_primary, self._clock.wall_s(), segment_id)
         made.located = Located(segment.name, segment.offset, size)
         self._objects[object_id] = made
+        self.primaries += is_primary
         self._idle.add(made)
         self._pump()
         self._spill_ahead()
@@ -188,7 +193,7 @@ class NodeStore:
         for object_id in object_ids:
             found = self._objects.get(object_id)
             if found is not None and not found.is_freed:
-                found.is_freed = True
+                self._give_up(found)
                 self._settle(found)
         self._pump()
 
@@ -206,6 +211,7 @@ class NodeStore:
         found = self._objects.get(object_id)
         if found is None or found.is_freed:
             return False
+        self.primaries += is_primary - found.is_primary
         found.is_primary = is_primary
         if found in self._idle:
             self._idle.add(found)
@@ -258,7 +264,7 @@ class NodeStore:
             pinned=self._pinned_bytes(),
             spilled=sum(found.size for found in held if found.spill_path is not None),
             objects=len(held),
-            primaries=sum(found.is_primary for found in held),
+            primaries=self.primaries,
             waiting=len(self._waiters),
         )
 
@@ -299,7 +305,11 @@ class NodeStore:
             self._reclaim()
 
     def _spill_ahead(self) -> None:
-        self._spill(self.pool.used_bytes - self._spilling.bytes - int(SPILL_FROM * self.pool.limit_bytes))
+        """Keep some room free: drop what costs nothing, then write what does."""
+        enough = int(SPILL_FROM * self.pool.limit_bytes) + self._spilling.bytes
+        while self.pool.used_bytes > enough and (dropped := self._idle.to_drop()) is not None:
+            self._drop(dropped)
+        self._spill(self.pool.used_bytes - enough)
 
     def _spill(self, wanted_bytes: int) -> None:
         """Start writing least recently used primaries until `wanted_bytes` more are on their way."""
@@ -338,7 +348,7 @@ class NodeStore:
             error = result if isinstance(result, ObjectAbsent | NoRoom) else ObjectAbsent(f"cannot restore: {result}")
             if isinstance(error, ObjectAbsent):
                 # The only copy here is unusable: say so from now on, instead of trying for ever.
-                found.is_freed = True
+                self._give_up(found)
             for _, answer in waiters:
                 answer(error)
             self._settle(found)
@@ -366,6 +376,11 @@ class NodeStore:
         if found.pins[process] <= 0:
             del found.pins[process]
             self._settle(found)
+
+    def _give_up(self, found: StoredObject) -> None:
+        if not found.is_freed:
+            found.is_freed = True
+            self.primaries -= found.is_primary
 
     def _settle(self, found: StoredObject) -> None:
         """Put an object where it belongs after any change of pins, work in progress, or being wanted."""

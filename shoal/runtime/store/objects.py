@@ -52,7 +52,6 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     spilled: int
     objects: int
     primaries: int
-    """Primary copies here, in memory or spilled: while there is one, the node is not idle."""
     waiting: int
 
 

@@ -47,6 +47,7 @@ class Reader:
         self._held: dict[bytes, _Held] = {}
         self._mappings: collections.OrderedDict[str, _Mapped] = collections.OrderedDict()
         self._notes: collections.deque[bytes] = collections.deque()
+        self._unread: list[bytes] = []
 
     def load(self, object_id: bytes, located: Located) -> Any:
         """Return a new value of the object; it stays pinned until the value's last view is gone.
@@ -64,7 +65,11 @@ class Reader:
         with self._lock:
             held = self._held.get(object_id)
             if held is None:
-                mapping = self._mapped(located)
+                try:
+                    mapping = self._mapped(located)
+                except BaseException:
+                    self._unread.append(object_id)
+                    raise
                 mapping.held += 1
                 held = self._held[object_id] = _Held(located, mapping)
             held.count += 1
@@ -86,11 +91,15 @@ class Reader:
             return list(self._held)
 
     def drain(self) -> list[bytes]:
-        """Return the objects that this process has stopped looking at since the last call. Cheap if none."""
-        if not self._notes:
+        """Return the objects that this process has stopped looking at since the last call, or could not open.
+
+        Cheap if there are none.
+        """
+        if not self._notes and not self._unread:
             return []
         with self._lock:
-            return self._settle()
+            unread, self._unread = self._unread, []
+            return self._settle() + unread
 
     def close(self) -> None:
         """Unmap what is not pinned."""

@@ -70,7 +70,8 @@ class Writer:
             pieces.extend(zip(plan.offsets, dumped.buffers, strict=True))
             self._write(segment, pieces)
         except BaseException:
-            self.offer(segment)
+            with self._lock:
+                self._stock.append(segment)  # even above the stock's limit: it is ours until the agent asks for it
             raise
         return Sealed(segment.id, segment.name, segment.offset, plan.total)
 

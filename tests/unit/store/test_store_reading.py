@@ -147,6 +147,7 @@ def test_a_segment_that_is_gone_is_an_error_not_a_crash(house: House) -> None:
     with pytest.raises(FileNotFoundError, match="expected"):
         house.reader.load(b"x" * 24, Located(segment.name, 0, 2 * MIB))
     assert house.reader.pinned() == []
+    assert house.drain() == [b"x" * 24] * 2, "what could not be opened must be unpinned at the agent"
 
 
 def test_grown_files_are_mapped_anew_while_old_views_live(house: House) -> None:

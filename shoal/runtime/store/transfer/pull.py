@@ -2,8 +2,8 @@
 
 A few lanes (threads) serve all pulls. A pull is a list of ranges still missing; a lane takes one, asks a source for it
 and receives into shared memory. What a cut connection has delivered stays; only the rest of its range is asked for
-again, from whoever is left. A source that does not have the object is struck off; one that fails comes back after a
-pause, a few times.
+again, from whoever is left. A source that fails, or does not have the object yet, is asked again after a pause,
+a few times.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ CHUNK_BYTES = 8 * 2**20
 STALL_LIMIT_S = 30.0
 FAILURES_MAX = 5
 """Failures in a row, without one byte between them, after which a source is given up."""
+ABSENCES_MAX = 4
+"""Times that a source may say it does not have the object."""
 _BUFFER_BYTES = 2**18
 _IDLE_CONNECTIONS_MAX = 8
 
@@ -274,14 +276,15 @@ class Puller:
                 self._fetch(pull, source, connection, descriptor, buffer)
             self._keep(source, connection)
             connection = None
-        except _Absent as error:
-            self._strike(pull, source, str(error), for_good=True)
+        except _Refused as error:
+            # The word that an object is sealed may still be on its way to that node.
+            self._strike(pull, source, str(error), at_most=ABSENCES_MAX if error.is_absent else 1)
         except ObjectStoreFullError as error:
             pull.error = pull.error or error
         except (OSError, EOFError, ProtocolError, AuthenticationError) as error:
             # A kept connection may simply have grown old: that is no fault of its source.
             if is_fresh or connection is None:
-                self._strike(pull, source, str(error) or type(error).__name__, for_good=False)
+                self._strike(pull, source, str(error) or type(error).__name__, at_most=self._failures_max)
         finally:
             with pull.lock:
                 pull.users[source] -= 1
@@ -292,7 +295,7 @@ class Puller:
         connection.sendall(encode_request(Request(pull.object_id, 0, 0)))
         answer = _answer(connection)
         if answer.status is not Status.OK:
-            raise _Absent(_WORDS[answer.status])
+            raise _refused(answer.status)
         if not 0 < answer.size <= self._store.pool.limit_bytes:
             pull.error = ObjectStoreFullError(
                 f"object {pull.object_id.hex()}: {bytes_shown(answer.size)}, more than this node's object store holds "
@@ -318,9 +321,9 @@ class Puller:
                 current = asked[0]
                 answer = _answer(connection)
                 if answer.status is not Status.OK:
-                    raise _Absent(_WORDS[answer.status])
+                    raise _refused(answer.status)
                 if (answer.size, answer.offset, answer.length) != (pull.size, current[0], current[1] - current[0]):
-                    raise _Absent(
+                    raise _Refused(
                         f"sent {answer.length} bytes at {answer.offset} of {answer.size}, "
                         f"expected {current[1] - current[0]} at {current[0]} of {pull.size}"
                     )
@@ -366,12 +369,12 @@ class Puller:
         with pull.lock:
             return pull.ranges.popleft() if pull.ranges else None
 
-    def _strike(self, pull: _Pull, source: str, reason: str, *, for_good: bool) -> None:
+    def _strike(self, pull: _Pull, source: str, reason: str, *, at_most: int) -> None:
         with pull.lock:
             pull.reasons[source] = reason
             if source in pull.sources:
                 pull.sources[source] += 1
-                if for_good or pull.sources[source] >= self._failures_max:
+                if pull.sources[source] >= at_most:
                     del pull.sources[source]
 
     def _kept(self, source: str) -> socket.socket | None:
@@ -388,8 +391,12 @@ class Puller:
         connection.close()
 
 
-class _Absent(Exception):
-    """A source that cannot give this object, however often it is asked."""
+class _Refused(Exception):
+    """A source that does not give this object."""
+
+    def __init__(self, reason: str, *, is_absent: bool = False) -> None:
+        super().__init__(reason)
+        self.is_absent = is_absent
 
 
 _WORDS = {
@@ -397,6 +404,10 @@ _WORDS = {
     Status.NO_ROOM: "has it on disk and no memory to restore it",
     Status.BAD_RANGE: "has an object of another size",
 }
+
+
+def _refused(status: Status) -> _Refused:
+    return _Refused(_WORDS[status], is_absent=status is not Status.BAD_RANGE)
 
 
 def _answer(connection: socket.socket) -> Answer:

@@ -60,6 +60,8 @@ class Server:
         self._greeting = 0
         self._listener: socket.socket | None = None
         self.sent_bytes = 0
+        self.answered = 0
+        """Requests answered, with bytes or with a no."""
         self.refused = 0
 
     def start(self, host: str, port: int = 0) -> tuple[str, int]:
@@ -197,6 +199,7 @@ class _Sender:
         return decode_request(view)
 
     def _send(self, request: Request) -> None:
+        self._server.answered += 1
         self._connection.settimeout(self._server.stall_limit_s)
         if request.object_id != self._object_id:
             self.let_go()
