@@ -85,7 +85,7 @@ class TraceHead(SimHead):
 
     def prepare(self, labels_of: Callable[[str], dict[str, str]], *, usage_every_s: float = 2.0) -> None:
         """Say how an instance's labels are found, and how long news without new demand may wait; call once, first."""
-        self._labels_of, self._usage_every_s = labels_of, usage_every_s
+        self._labels_of, self.usage_every_s = labels_of, usage_every_s
         self.lines: dict[str, Line] = {}
         self._by_shape: dict[tuple[object, ...], Line] = {}
         self.waiting_gangs: dict[str, WaitingGang] = {}
@@ -242,7 +242,7 @@ class TraceHead(SimHead):
             self._tell()
         elif not self._is_telling:
             self._is_telling = True
-            self._later(self._usage_every_s, self._tell)
+            self._later(self.usage_every_s, self._tell)
 
     def _tell(self) -> None:
         self._is_telling = False

@@ -43,7 +43,7 @@ from shoal.autoscaler.act.rows import (
 from shoal.foundation.clock import Clock
 from shoal.foundation.errors import Held, JournalFull, UserError
 from shoal.model.instance import COSTS, Instance, State
-from shoal.model.snapshot import Hold, UsableMemory
+from shoal.model.snapshot import Hold, Recent, UsableMemory
 
 SCHEMA = 1
 GRACE_S = 60.0
@@ -117,6 +117,7 @@ class Ledger:
         self.breakers: dict[str, BreakerRow] = {}
         self.holds: dict[str, Hold] = {}
         self.recent: dict[str, RecentRow] = {}
+        self._launches: tuple[Recent, ...] | None = None
         self.usable: dict[str, UsableMemory] = {}
         self.listings: dict[str, ListingRow] = {}
         self._rows: dict[str, dict[str, Any]] = {
@@ -232,6 +233,22 @@ class Ledger:
         return self._accrued(self._clock.monotonic_s(), {}).spent_units // _UNITS_PER_MICRO
 
     @property
+    def launches(self) -> tuple[Recent, ...]:
+        """Launches and releases not long ago, by instance, as a plan wants them; made anew only when one changed."""
+        if self._launches is None:
+            self._launches = tuple(
+                Recent(
+                    node_type=row.node_type,
+                    offer=row.offer,
+                    launched_s=row.launched_s,
+                    released_s=row.released_s,
+                    why=row.why,
+                )
+                for _, row in sorted(self.recent.items())
+            )
+        return self._launches
+
+    @property
     def is_fresh(self) -> bool:
         """No ledger was here before: what the cloud already holds must be adopted by its tags."""
         return not self.meta.is_adopted
@@ -337,6 +354,8 @@ class Ledger:
         if kind == "instance":
             self._show_instance(key, row)
             return
+        if kind == "recent":
+            self._launches = None
         rows = self._rows[kind]
         if row is None:
             rows.pop(key, None)

@@ -43,11 +43,13 @@ from shoal.providers.protocol import Provider
 LISTING_STEADY_S = (30.0, 600.0)
 """Shortest and longest time between listings of a provider on which nothing is unsettled."""
 LISTINGS_PER_MACHINE_MIN = 0.1
-MARKET_EVERY_S = 300.0
+MARKET_EVERY_S = (60.0, 300.0)
+"""How often offers and quotas are read: while demand is blocked, and else."""
 HEAD_RETRY_S = (0.2, 10.0)
 PRUNE_EVERY_S = 600.0
 RESEND_S = 2.0
 """How long a drain may be missing from the head's word before it is sent again."""
+USAGE_EVERY_S = 1.0
 PUBLISH_EVERY_S = (0.25, 10.0)
 """Shortest time between two reports, and the longest while nothing changes."""
 FAILURES_SHOWN = 20
@@ -79,11 +81,13 @@ class Autoscaler:
         owner: str = "autoscaler",
         on_end: Callable[[str], None] = lambda why: None,
         crash: Crash = never,
+        publish_every_s: tuple[float, float] = PUBLISH_EVERY_S,
     ) -> None:
         """Take everything the loop works with; `on_end` hears once why the whole cluster should end."""
         self._clock, self._chance, self._ledger, self._head = clock, chance, ledger, head
         self._providers, self._log, self.policy, self._improve = dict(providers), log, policy, improve
         self._uid, self._owner, self._on_end = cluster_uid, owner, on_end
+        self._publish_every_s = publish_every_s
         self._wake = asyncio.Event()
         self._stopping = ""
         self._witnesses = Witnesses({name: one.traits for name, one in self._providers.items()})
@@ -110,6 +114,7 @@ class Autoscaler:
         self._listing_errors: dict[str, str] = {}
         self._marketed_s: dict[str, float] = {}
         self._is_dirty = True
+        self._is_usage_new = False
         self._grew_s: float | None = None
         self._unmet_since_s: float | None = None
         self._waiting = 0.0
@@ -125,6 +130,7 @@ class Autoscaler:
         self._told_unmet: dict[str, str] = {}
         self._failures: list[tuple[float, Failure]] = []
         self.rounds = 0
+        self._rounds_failed = 0
         self.waiting_for = "the head"
         self.alarms: dict[str, str] = {}
         self.session = 0
@@ -248,6 +254,7 @@ class Autoscaler:
 
     def _hear(self, work: Work, is_first: bool) -> None:
         now_s = self._clock.monotonic_s()
+        before = self._witnesses.work
         self._witnesses.hear_work(work, now_s, is_first=is_first)
         self._witnesses.is_head_heard = True
         self._hands.head_error = ""
@@ -259,7 +266,12 @@ class Autoscaler:
         elif waiting == 0:
             self._unmet_since_s = self._grew_s = None
         self._waiting = waiting
-        self._dirty()
+        if waiting or is_first or before is None or before.standing != work.standing or _is_noticed(work):
+            self._dirty()
+        else:
+            # Usage alone is no reason to plan at once: a node that fell idle has its idle time to wait anyway.
+            self._is_usage_new = True
+            self._wake.set()
 
     def _dirty(self) -> None:
         self._is_dirty = True
@@ -271,8 +283,11 @@ class Autoscaler:
         """Wait for an event, the end of the quiet time, a listing that is due, or the safety tick."""
         now_s = self._clock.monotonic_s()
         due_s = self._ran_s + self.policy.thinking.tick_s
-        if self._is_dirty and not self._why_not_plan():
-            due_s = min(due_s, max(self._quiet_s(now_s), self._planned_s + self._thought_s))
+        if not self._why_not_plan():
+            if self._is_dirty:
+                due_s = min(due_s, max(self._quiet_s(now_s), self._planned_s + self._thought_s))
+            elif self._is_usage_new:
+                due_s = min(due_s, self._planned_s + self._usage_every_s())
         for name in self._providers:
             if name not in self._listing:
                 due_s = min(due_s, self._listing_due_s(name))
@@ -311,7 +326,11 @@ class Autoscaler:
         except Exception as error:
             self.alarms["round"] = f"{type(error).__name__}: {error}"
             self._log.record(Kind.ALARM, what="round", why=self.alarms["round"])
+            # Whatever it was, it must not become a hot loop.
+            self._rounds_failed += 1
+            await asyncio.sleep(backoff_s(self._rounds_failed, first_s=0.5, most_s=10.0))
         else:
+            self._rounds_failed = 0
             self.alarms.pop("round", None)
         self._ran_s = self._clock.monotonic_s()
 
@@ -448,11 +467,12 @@ class Autoscaler:
             return
         if self._is_dirty and self._quiet_s(now_s) > now_s:
             return  # demand still grows; the pause ends when it is quiet
-        if not self._is_dirty and now_s - self._planned_s < self.policy.thinking.tick_s:
+        every_s = self._usage_every_s() if self._is_usage_new else self.policy.thinking.tick_s
+        if not self._is_dirty and now_s - self._planned_s < every_s:
             return
         if now_s - self._planned_s < self._thought_s:
             return  # at most half of the time is spent thinking; the pause knows when it goes on
-        self._is_dirty = False
+        self._is_dirty = self._is_usage_new = False
         self._grew_s = self._unmet_since_s = None
         seen = snapshot(self._witnesses, self._ledger, now_s)
         plan = await self._think(seen)
@@ -504,6 +524,10 @@ class Autoscaler:
             if isinstance(step, Drain) and step.instance_id not in named
         ]
 
+    def _usage_every_s(self) -> float:
+        """Return how often news of usage alone make a plan: each costs by the number of nodes."""
+        return min(self.policy.thinking.tick_s, max(USAGE_EVERY_S, len(self._witnesses.nodes) / 50.0))
+
     def _quiet_s(self, now_s: float) -> float:
         """Return when to act: demand quiet for `quiet_s`, or `quiet_s_max` after the first unmet unit."""
         if self._grew_s is None or self._unmet_since_s is None:
@@ -549,7 +573,16 @@ class Autoscaler:
             return -math.inf
         if provider in self._listing_errors:
             return began_s + 10.0
-        return began_s + self._listing_every_s(provider)
+        due_s = began_s + self._listing_every_s(provider)
+        return min(due_s, self._market_due_s(provider)) if self._is_blocked() else due_s
+
+    def _market_due_s(self, provider: str) -> float:
+        """Return when the provider's offers are to be read next: sooner while something waits for one of them."""
+        every_s = MARKET_EVERY_S[0] if self._is_blocked() else MARKET_EVERY_S[1]
+        return self._marketed_s.get(provider, -math.inf) + every_s
+
+    def _is_blocked(self) -> bool:
+        return any(one.verdict is Verdict.BLOCKED for one in self._plan.unmet)
 
     def _listing_every_s(self, provider: str) -> float:
         rows = [row for row in self._ledger.instances.values() if row.offer.provider == provider]
@@ -575,7 +608,7 @@ class Autoscaler:
         """Ask a provider for its machines, and for its offers where they are old."""
         provider = self._providers[name]
         began_s = self._listed_s[name] = self._clock.monotonic_s()
-        if began_s - self._marketed_s.get(name, -math.inf) >= MARKET_EVERY_S:
+        if began_s >= self._market_due_s(name):
             market = await provider.offers()
             self._tell_prices(name, market)
             self._witnesses.hear_market(name, market, began_s)
@@ -664,7 +697,7 @@ class Autoscaler:
         """Leave a report at the head: soon when something changed, else now and then."""
         now_s = self._clock.monotonic_s()
         state = (self._ledger.version, self.waiting_for, self._plan.version, tuple(self.alarms.items()))
-        wait_s = PUBLISH_EVERY_S[0] if state != self._published else PUBLISH_EVERY_S[1]
+        wait_s = self._publish_every_s[0] if state != self._published else self._publish_every_s[1]
         if not self._witnesses.is_head_heard or now_s - self._published_s < wait_s:
             return
         self._published, self._published_s = state, now_s
@@ -731,6 +764,11 @@ def _waiting(work: Work) -> float:
         + sum(len(gang.bundles) for gang in work.gangs)
         + sum(len(one.bundles) for one in work.standing)
     )
+
+
+def _is_noticed(work: Work) -> bool:
+    """Say whether a node that still takes work is about to be taken away."""
+    return any(node.notice and not node.is_cordoned for node in work.nodes)
 
 
 def _usd(price_micro: int | None) -> float | None:

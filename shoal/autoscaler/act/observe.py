@@ -25,7 +25,7 @@ from shoal.model.instance import Fact, Instance, State
 from shoal.model.launch import Debris, Listing, Machine, Phase
 from shoal.model.node import Node
 from shoal.model.offer import Market, Offer, OfferHealth, OfferKey, Quota
-from shoal.model.snapshot import Breaker, Recent, Snapshot, Work
+from shoal.model.snapshot import Breaker, Snapshot, Work
 from shoal.providers.protocol import Traits
 
 UNSETTLED = frozenset({State.REQUESTED, State.BOOTING, State.LOST, State.RELEASING, State.STRAY})
@@ -269,6 +269,7 @@ def snapshot(witnesses: Witnesses, ledger: Ledger, now_s: float) -> Snapshot:
     return Snapshot(
         now_s=now_s,
         cluster_uid=ledger.meta.cluster_uid,
+        may_expire=now_s >= ledger.grace_until_s,
         work=work,
         instances=instances,
         offers=offers,
@@ -297,16 +298,7 @@ def snapshot(witnesses: Witnesses, ledger: Ledger, now_s: float) -> Snapshot:
             for _, row in sorted(ledger.breakers.items())
         ),
         holds=tuple(hold for _, hold in sorted(ledger.holds.items())),
-        recent=tuple(
-            Recent(
-                node_type=row.node_type,
-                offer=row.offer,
-                launched_s=row.launched_s,
-                released_s=row.released_s,
-                why=row.why,
-            )
-            for _, row in sorted(ledger.recent.items())
-        ),
+        recent=ledger.launches,
         usable=tuple(row for _, row in sorted(ledger.usable.items())),
         spent_micro=ledger.spent_micro(),
         committed_micro=ledger.committed_micro,

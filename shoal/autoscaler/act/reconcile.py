@@ -33,7 +33,7 @@ class Reconciler:
         """Rows that became gone since somebody last emptied this list: the head should forget their nodes."""
 
     def apply(self, facts: Iterable[Seen]) -> int:
-        """Apply facts in one commit and return how many rows changed their state."""
+        """Apply facts in one commit and return how many rows changed their state in a way no plan has counted on."""
         change = Change()
         moves: list[tuple[Instance, Instance, Seen]] = []
         for seen in facts:
@@ -52,7 +52,7 @@ class Reconciler:
             self._ledger.commit(change)
         for before, after, seen in moves:
             self._tell(before, after, seen)
-        return len(moves)
+        return sum(1 for before, after, _ in moves if (before.state, after.state) not in _EXPECTED)
 
     def launched(self, attempt: Attempt, answer: Answer, *, is_first: bool) -> None:
         """Write down how a launch call ended; a refusal ends its instances, unless it answers a repeated call.
@@ -177,6 +177,16 @@ class Reconciler:
             self._log.record(Kind.STRAY_FOUND, name=after.instance_id, token=after.token)
         if after.state is State.GONE:
             self._witnesses.forget(after.instance_id)
+
+
+_EXPECTED = frozenset(
+    {
+        (State.REQUESTED, State.BOOTING),
+        (State.REQUESTED, State.READY),
+        (State.BOOTING, State.READY),
+    }
+)
+"""A machine on its way: every plan counts its capacity from the launch on."""
 
 
 def committed_micro(rows: Sequence[Instance]) -> int:
