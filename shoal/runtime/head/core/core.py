@@ -409,10 +409,13 @@ class HeadCore:
         start = self._pushed_from % len(keys)
         self._pushed_from += PUSHED_CLASSES_MAX
         for class_key in (keys[start:] + keys[:start])[:PUSHED_CLASSES_MAX]:
-            for owner, home, waiting, row in self.demand.owners(class_key):
+            owners = self.demand.owners(class_key)
+            first = owners[0][3]
+            able = sorted(node for node in grown if self.spots.may_take(node, first.amounts, first.selector))
+            for owner, home, waiting, row in owners if able else ():
                 found: list[tuple[str, int]] = []
-                for node_id in sorted(grown):
-                    if node_id == home or waiting <= 0 or not self.spots.may_take(node_id, row.amounts, row.selector):
+                for node_id in able:
+                    if node_id == home or waiting <= 0:
                         continue
                     count = how_many(row.amounts, self.spots.free(node_id), waiting)
                     if count:
