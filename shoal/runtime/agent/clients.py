@@ -30,7 +30,9 @@ class ClassRow:
         "key",
         "pause_s",
         "reported",
+        "running",
         "seen",
+        "seen_anywhere",
         "selector",
         "spec",
         "spread",
@@ -53,6 +55,8 @@ class ClassRow:
         self.environment_key: str = spec.get("environment_key", "")
         self.is_single_use: bool = spec.get("is_single_use", False)
         self.waiting = self.seen = self.granted = self.held = 0
+        self.running = self.seen_anywhere = 0
+        """What the owner says of all nodes: leases in use, and grants absorbed; for the head's sums."""
         self.duration_us = -1
         self.waiting_since: float | None = None
         self.is_placing = False

@@ -69,8 +69,17 @@ class Leases:
 
     # ---------------------------------------------------------------------------------------------- from clients
 
-    def need(self, client: Client, key: int, waiting: int, seen: int, duration_us: int) -> None:
-        """Take a client's word on its backlog."""
+    def need(
+        self,
+        client: Client,
+        key: int,
+        waiting: int,
+        seen: int,
+        duration_us: int,
+        running: int = 0,
+        seen_anywhere: int = 0,
+    ) -> None:
+        """Take a client's word on its backlog: what waits, what runs, which grants it absorbed (ours; everybody's)."""
         row = client.classes.get(key)
         if row is None:
             return
@@ -78,6 +87,7 @@ class Leases:
             row.waiting, row.expires_at = row.granted + waiting, self._clock.monotonic_s() + REMOTE_NEED_S
         else:
             row.waiting, row.seen = waiting, seen
+            row.running, row.seen_anywhere = running, seen_anywhere
         row.duration_us = duration_us
         if waiting:
             if row.waiting_since is None:

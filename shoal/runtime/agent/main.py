@@ -89,7 +89,7 @@ class Agent:
         self._jobs: dict[str, dict[str, Any]] = {}
         self._handlers: dict[int, Callable[[Client, list[Any]], None]] = {
             wire.CLASS: self._on_class,
-            wire.NEED: lambda client, m: self.leases.need(client, m[1], m[2], m[3], m[4]),
+            wire.NEED: lambda client, m: self.leases.need(client, *m[1:]),
             wire.RETURN: lambda client, m: self.leases.give_back(m[1], is_reusable=m[2]),
             wire.BLOCKED: self._on_blocked,
             wire.UNBLOCKED: self._on_unblocked,

@@ -73,7 +73,7 @@ class Recipe:
 class WorkClass:
     """Work of one shape and constraint: its queue, its leases, and what was last said about it to the agents."""
 
-    __slots__ = ("duration_us", "is_known", "is_single_use", "key", "leases", "placed", "queue", "seen", "spec", "told", "told_at", "told_seen", "turn")
+    __slots__ = ("duration_us", "is_known", "is_single_use", "key", "leases", "placed", "queue", "seen", "seen_anywhere", "spec", "told", "told_at", "told_seen", "turn")
 
     def __init__(self, key: int, spec: dict[str, Any]) -> None:
         self.key, self.spec = key, spec
@@ -81,8 +81,8 @@ class WorkClass:
         """Each worker runs one task."""
         self.queue: collections.deque[ObjectRef[Any]] = collections.deque()
         self.leases: list[Lease] = []
-        self.seen = 0
-        """Grants of the home agent that we have absorbed, ever."""
+        self.seen = self.seen_anywhere = 0
+        """Grants that we have absorbed, ever: of the home agent, which counts its own, and of all, for the head."""
         self.told = self.told_seen = 0
         self.told_at = 0.0
         self.is_known = False
@@ -230,10 +230,10 @@ class Owner:
             work.is_known = True
             agent.out.append((wire.CLASS, work.key, work.spec))
         waiting = len(work.queue)
-        work.told, work.told_seen, work.told_at = waiting, work.seen, time.monotonic()
-        duration_us = work.duration_us
+        work.told, work.told_seen, work.told_at = waiting, work.seen_anywhere, time.monotonic()
+        duration_us = -1 if work.duration_us is None else int(work.duration_us)
         agent.out.append(
-            (wire.NEED, work.key, waiting, work.seen, -1 if duration_us is None else int(duration_us), len(work.leases))
+            (wire.NEED, work.key, waiting, work.seen, duration_us, len(work.leases), work.seen_anywhere)
         )
         agent.flush()
 
@@ -245,7 +245,7 @@ class Owner:
             for work in self.by_key.values():
                 waiting = len(work.queue)
                 # A grant that was absorbed counts as told only with the backlog that it left.
-                is_news = waiting != work.told or (waiting and work.seen != work.told_seen)
+                is_news = waiting != work.told or (waiting and work.seen_anywhere != work.told_seen)
                 if is_news and now - work.told_at > NEED_PAUSE_S:
                     self.tell_need(work)
                 if work.leases and not work.queue:
@@ -261,12 +261,14 @@ class Owner:
         is_home = agent is self.core.agent
         if not work.queue:
             work.seen += is_home
+            work.seen_anywhere += 1
             agent.out.append((wire.RETURN, number, True))
             agent.flush()
             return
 
         def connected(link: Link | None) -> None:
             work.seen += is_home
+            work.seen_anywhere += 1
             if link is None:
                 agent.out.append((wire.RETURN, number, False))
                 agent.flush()
