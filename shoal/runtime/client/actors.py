@@ -124,10 +124,14 @@ def methods_of(cls: type) -> tuple[dict[str, MethodMeta], bool]:
 class ActorMethod:
     """`handle.method`: call it with `.remote(...)`."""
 
-    __slots__ = ("_handle", "_name", "_recipe", "_session")
+    __slots__ = ("_about", "_handle", "_name", "_recipe", "_session")
 
-    def __init__(self, handle: ActorHandle, name: str, recipe: MethodRecipe | None = None, session: Any = None) -> None:
-        self._handle, self._name, self._recipe, self._session = handle, name, recipe, session
+    def __init__(self, about: tuple[Any, Any, Any], name: str, handle: ActorHandle | None = None) -> None:
+        self._about, self._name = about, name
+        self._handle = handle
+        """Kept so that `A.remote().method.remote()` has an actor; None in the handle's own cache, or it would never end."""
+        self._recipe: MethodRecipe | None = None
+        self._session: Any = None
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Call the method on the actor; returns a ref at once."""
@@ -139,7 +143,7 @@ class ActorMethod:
     def options(self, **changes: Any) -> ActorMethod:
         """Return the method under other options for this call."""
         rules.method_options(changes)
-        other = ActorMethod(self._handle, self._name)
+        other = ActorMethod(self._about, self._name, self._handle)
         other._prepare(changes)
         return other
 
@@ -154,7 +158,7 @@ class ActorMethod:
         from shoal.runtime.client.api import session as current
 
         session = current()
-        self._recipe = session.actors.recipe(self._handle, self._name, changes)
+        self._recipe = session.actors.recipe(*self._about, self._name, changes)
         self._session = session
         return session
 
@@ -182,9 +186,9 @@ class ActorHandle:
         meta = self.__dict__.get("_meta")
         if meta is None or name not in meta:
             raise AttributeError(f"actor `{self.__dict__.get('_class_name', '?')}` has no method `{name}`")
-        found = ActorMethod(self, name)
-        self.__dict__[name] = found
-        return found
+        about = (self._state, meta, self._facts)
+        self.__dict__[name] = ActorMethod(about, name)
+        return ActorMethod(about, name, self)
 
     def __dir__(self) -> list[str]:
         return sorted(self._meta)
@@ -282,9 +286,11 @@ class Actors:
                 state.life = life
             return state
 
-    def recipe(self, handle: ActorHandle, name: str, changes: dict[str, Any]) -> MethodRecipe:
+    def recipe(
+        self, state: ActorState, methods: dict[str, Any], facts: dict[str, Any], name: str, changes: dict[str, Any]
+    ) -> MethodRecipe:
         """Return what calls of a method under these options share."""
-        meta = handle._meta[name]
+        meta = methods[name]
         if isinstance(meta, (list, tuple)):
             meta = MethodMeta(*meta)
         options = rules.method_options({**meta.given, **changes})
@@ -293,22 +299,22 @@ class Actors:
         if returns != 1:
             extra["returns"] = returns
         if options.concurrency_group:
-            groups = handle._facts.get("groups", ())
+            groups = facts.get("groups", ())
             if options.concurrency_group not in groups:
                 raise ValueError(
                     f"concurrency group `{options.concurrency_group}` is not defined; expected one of {sorted(groups)}"
                 )
             extra["group"] = options.concurrency_group
-        backpressure = options.backpressure if options.backpressure > 0 else handle._facts.get("backpressure", -1)
+        backpressure = options.backpressure if options.backpressure > 0 else facts.get("backpressure", -1)
         if backpressure > 0:
             extra["backpressure"] = backpressure
         if options.name:
             extra["name"] = options.name
         tries = options.max_task_retries
         return MethodRecipe(
-            handle._state,
+            state,
             name,
-            tries=handle._facts.get("tries", 0) if tries is None else tries,
+            tries=facts.get("tries", 0) if tries is None else tries,
             retry_on=options.retry_exceptions,
             returns=returns,
             options=extra or None,
