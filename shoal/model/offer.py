@@ -23,7 +23,7 @@ class OfferKey(msgspec.Struct, frozen=True, order=True):
     market: str = ON_DEMAND
 
     def __str__(self) -> str:
-        return "/".join((self.provider, self.region, self.zone, self.machine_type, self.market))
+        return f"{self.provider}/{self.region}/{self.zone}/{self.machine_type}/{self.market}"
 
 
 def offer_key(text: str) -> OfferKey:

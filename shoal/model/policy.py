@@ -131,4 +131,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def node_type(self, name: str) -> NodeType | None:
         """Return the node type of that name, None if the YAML has none (any more)."""
-        return next((kind for kind in self.node_types if kind.name == name), None)
+        for kind in self.node_types:
+            if kind.name == name:
+                return kind
+        return None

@@ -35,7 +35,7 @@ from shoal.foundation.eventlog import EventLog, Kind
 from shoal.model.instance import State
 from shoal.model.launch import Listing
 from shoal.model.offer import MICRO, Market, OfferKey
-from shoal.model.plan import Buy, Drain, Plan, Step, Verdict
+from shoal.model.plan import Buy, Drain, Plan, Release, Step, Verdict
 from shoal.model.policy import Policy
 from shoal.model.snapshot import Snapshot, Work
 from shoal.providers.protocol import Provider
@@ -286,7 +286,7 @@ class Autoscaler:
         if not self._why_not_plan():
             if self._is_dirty:
                 due_s = min(due_s, max(self._quiet_s(now_s), self._planned_s + self._thought_s))
-            elif self._is_usage_new:
+            elif self._is_usage_new and not self._why_not_plan():
                 due_s = min(due_s, self._planned_s + self._usage_every_s())
         for name in self._providers:
             if name not in self._listing:
@@ -468,7 +468,7 @@ class Autoscaler:
         if self._is_dirty and self._quiet_s(now_s) > now_s:
             return  # demand still grows; the pause ends when it is quiet
         every_s = self._usage_every_s() if self._is_usage_new else self.policy.thinking.tick_s
-        if not self._is_dirty and now_s - self._planned_s < every_s:
+        if not self._is_dirty and now_s < self._planned_s + every_s:
             return
         if now_s - self._planned_s < self._thought_s:
             return  # at most half of the time is spent thinking; the pause knows when it goes on
@@ -479,6 +479,10 @@ class Autoscaler:
         self._plan, self._planned_s = plan, self._clock.monotonic_s()
         self._thought_s = min(THOUGHT_MOST_S, self._planned_s - now_s)
         steps = self._all_steps(plan, now_s)
+        if self._gives_up_a_boot(steps):
+            # A boot that is given up may open a breaker: what replaces it is planned once that is known.
+            steps = [step for step in steps if not isinstance(step, Buy)]
+            self._dirty()
         self._tell_plan(plan, steps)
         taken = await self._hands.carry_out(steps, self.policy)
         if taken < len(steps):
@@ -523,6 +527,13 @@ class Autoscaler:
             for step in returned(rows.values(), in_contact=self._witnesses.in_contact)
             if isinstance(step, Drain) and step.instance_id not in named
         ]
+
+    def _gives_up_a_boot(self, steps: list[Step]) -> bool:
+        rows = self._ledger.instances
+        return any(
+            isinstance(step, Release) and step.instance_id in rows and rows[step.instance_id].state is State.BOOTING
+            for step in steps
+        )
 
     def _usage_every_s(self) -> float:
         """Return how often news of usage alone make a plan: each costs by the number of nodes."""
