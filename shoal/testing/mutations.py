@@ -19,7 +19,6 @@ from shoal.autoscaler.act.deadlines import without_expiry
 from shoal.autoscaler.act.ledger import Change, Ledger
 from shoal.autoscaler.act.loop import Autoscaler
 from shoal.autoscaler.act.observe import Seen, Witnesses
-from shoal.autoscaler.act.reconcile import Reconciler
 from shoal.autoscaler.act.rows import Attempt
 from shoal.autoscaler.decide.transitions import FACTS
 from shoal.foundation.errors import Outcome
@@ -80,12 +79,6 @@ def release_is_never_called() -> Changes:
 
 
 @bug
-def release_is_called_once() -> Changes:
-    """A release that was lost or throttled is not repeated."""
-    return [(Hands, "_is_due", lambda self, machine, now_s: machine.name not in self.releases)]
-
-
-@bug
 def debris_is_never_released() -> Changes:
     """Disks are found and left."""
     return [(Collector, "_release_debris", lambda self, gc_age_s: iter(()))]
@@ -120,17 +113,6 @@ def unknown_counts_as_refused() -> Changes:
         return real(attempt, answer, Outcome.REFUSED if outcome is Outcome.UNKNOWN else outcome)
 
     return [(reconcile, "_answered", answered)]
-
-
-@bug
-def refused_repetition_is_proof() -> Changes:
-    """A throttled repetition is taken as proof that the first call started nothing."""
-    real = Reconciler.launched
-
-    def launched(self: Reconciler, attempt: Any, answer: Any, *, is_first: bool) -> None:
-        real(self, attempt, answer, is_first=True)
-
-    return [(Reconciler, "launched", launched)]
 
 
 @bug

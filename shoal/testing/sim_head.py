@@ -51,6 +51,8 @@ class SimNode(msgspec.Struct, kw_only=True):
     drain_deadline_s: float | None = None
     contact_lost_s: float | None = None
     is_missing: bool = False
+    notice: str = ""
+    notice_s: float = 0.0
     work_ids: set[int] = {}  # type: ignore[assignment]
 
     @property
@@ -231,6 +233,14 @@ class SimHead:
         if node is not None and node.contact_lost_s is None:
             node.contact_lost_s = self._clock.monotonic_s()
             self._later(NODE_DEAD_S, self._give_verdict, instance_id, node.node_id)
+            self._touch()
+
+    def warn(self, instance_id: str, what: str, in_s: float) -> None:
+        """The guard of a node saw the cloud's notice that its machine will be taken away."""
+        node = self.nodes.get(instance_id)
+        if node is not None and node.contact_lost_s is None:
+            node.notice, node.notice_s = what, self._clock.monotonic_s() + in_s
+            self._log.record(Kind.NOTICE, instance=instance_id, what=what, deadline_s=in_s)
             self._touch()
 
     def back(self, instance_id: str) -> bool:
@@ -584,6 +594,8 @@ class SimHead:
             busy=busy,
             drain_order=node.drain_order,
             drain_answer=node.drain_answer,
+            notice=node.notice,
+            notice_deadline_s=max(0.0, node.notice_s - now_s) if node.notice else None,
         )
 
     def _must_be_up(self) -> None:

@@ -45,7 +45,7 @@ def storm(seed: int, *, bug: str = "", story: bool = False) -> Outcome:
 def policy_of(chance: Chance) -> Policy:
     """Return a seed's policy: limits, budget and patience differ."""
     deadlines = Deadlines(requested_s=90.0, booting_s=240.0, draining_s=120.0, lost_s=120.0)
-    most = chance.choice((8, 15, 30))
+    most = chance.choice((6, 8, 12))
     types = tuple(
         NodeType(
             name=name,
@@ -57,7 +57,7 @@ def policy_of(chance: Chance) -> Policy:
         )
         for name in ("s2", "s4", "s16", "g8")
     )
-    budget = Budget(usd_per_hour_max=chance.choice((1.8, 2.5, 3.5)))
+    budget = Budget(usd_per_hour_max=chance.choice((1.0, 1.4, 2.0)))
     return builders.policy(
         node_types=types,
         max_workers=most,
@@ -79,12 +79,12 @@ def faults_of(chance: Chance) -> Faults:
         "lost_reply": (0.25, 0.45),
         "lost_request": (0.1, 0.25),
         "duplicate": (0.05, 0.3),
-        "short_list": (0.3, 0.6),
+        "short_list": (0.5, 0.75),
         "list_error": (0.0, 0.3),
         "part_only": (0.05, 0.4),
         "never_join": (0.12, 0.25),
         "smaller": (0.0, 0.2),
-        "debris": (0.2, 0.4),
+        "debris": (0.4, 0.7),
         "halts_per_h": (1.0, 4.0),
         "vanishes_per_h": (1.0, 4.0),
         "interruptions_per_h": (1.0, 8.0),

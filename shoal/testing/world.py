@@ -75,6 +75,7 @@ class World:
         self.cloud.on_created = self._machine_created
         self.cloud.on_running = self._machine_runs
         self.cloud.on_ended = self._machine_ended
+        self.cloud.on_notice = lambda machine, in_s: self.head.warn(machine.instance_id, "interruption", in_s)
         self.disk = _new_disk()
         self.autoscaler: Autoscaler | None = None
         self.ledger: Ledger | None = None
@@ -93,6 +94,7 @@ class World:
         self.is_ledger_lost = False
         self.bill_before_usd: float | None = None
         """What the cloud had billed when the ledger in use began to count."""
+        self._spent_micro = 0
         self._exempt: set[str] = set()
         """Instances whose machines nobody can be held to account for: concealed, or of a lost ledger."""
         self._lost_s = -LOSS_FELT_S
@@ -275,6 +277,7 @@ class World:
         self._lost_s = self.clock.monotonic_s()
         self.is_ledger_lost = True
         self.bill_before_usd = None
+        self._spent_micro = 0
 
     def cut(self, instance_id: str, for_s: float) -> None:
         """Cut a node's network; its guard ends the machine when the lease runs out."""
@@ -310,6 +313,10 @@ class World:
         """Hold every machine that exists against the rows just committed: none may be unaccounted for."""
         if self.ledger is None:
             return
+        spent_micro = self.ledger.spent_micro()
+        if spent_micro < self._spent_micro:
+            self.violations.append(f"the ledger forgot {self._spent_micro - spent_micro} micro-dollars of its spend")
+        self._spent_micro = spent_micro
         if self.ledger.meta.is_adopted and self.bill_before_usd is None:
             self.bill_before_usd = self.cloud.bill_usd(self.uid)
         for machine in self.cloud.machines.values():

@@ -512,6 +512,8 @@ class Hands:
             change.put(after)
             if order is Order.RELEASE and (recent := self._ledger.recent.get(row.instance_id)):
                 change.put(msgspec.structs.replace(recent, released_s=now_s, why=why))
+            if order is Order.RELEASE and row.state is State.BOOTING:
+                self._learned.never_joined(change, row, why)
         self._log.record(
             Kind.INSTANCE_STATE,
             instance=row.instance_id,

@@ -132,6 +132,7 @@ class SimCloud:
         """Nothing ever befalls a running machine: a long day of many machines need not ask each minute."""
         self.on_created: Callable[[SimMachine], None] = lambda machine: None
         self.on_running: Callable[[SimMachine], None] = lambda machine: None
+        self.on_notice: Callable[[SimMachine, float], None] = lambda machine, in_s: None
         self.on_ended: Callable[[SimMachine], None] = lambda machine: None
         self.prices_moved = False
         self.launches = 0
@@ -251,6 +252,7 @@ class SimCloud:
         if machine.is_running and machine.notice_s is None:
             machine.notice_s = self._clock.monotonic_s() + notice_s
             self._later(notice_s, self.vanish, name)
+            self.on_notice(machine, notice_s)
 
     def halt(self, name: str) -> None:
         """Stop a machine; it stays listed as halted, and billed, until it is released."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -27,7 +27,8 @@ from shoal.providers.protocol import Ticket, Traits
 from shoal.providers.sim.cloud import SimCloud, SimRequest
 from shoal.providers.sim.faults import Faults, SimOffer
 
-Result = TypeVar("Result")
+_SHORT_SHARE = 0.3
+"""The share of the machines that a short listing shows."""
 
 
 class SimProvider:
@@ -68,7 +69,7 @@ class SimProvider:
         machines, debris, refusals = self.cloud.shown(self._uid)
         is_complete = self._chance.random() >= faults.short_list
         if not is_complete:
-            machines = tuple(one for one in machines if self._chance.random() < 0.5)
+            machines = tuple(one for one in machines if self._chance.random() < _SHORT_SHARE)
         await self._delay()
         return Listing(
             machines=machines,
