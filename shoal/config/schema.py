@@ -270,7 +270,7 @@ class PolicySection(Section):
     )
     flap: Duration = key(
         _POLICY.flap_s,
-        says="No idle drain of a type launched within this time.",
+        says="No idle drain of a type launched within this time. 0 turns off every rule against flapping.",
         why="Two boots cost more than a minute of idling.",
         unit="s",
     )

@@ -106,7 +106,7 @@ def frozen_until(recent: Sequence[Recent]) -> dict[str, float]:
 def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Kept]]:
     snapshot, policy = draft.snapshot, draft.policy
     forced = draft.forced
-    drains: list[Step] = list(forced.values())
+    drains: list[Step] = [*forced.values(), *draft.moves.values()]
     kept: list[Kept] = []
     there = serving(snapshot)
     nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
@@ -115,12 +115,12 @@ def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Ke
         node = nodes.get(one.instance_id)
         if one.state is not State.READY or node is None:
             continue
-        if one.instance_id in forced:
+        if one.instance_id in forced or one.instance_id in draft.moves:
             there[one.node_type] -= 1
         elif node.idle_s is not None and not node.is_head and not node.is_cordoned:
             idle.append((one, node))
     if idle:
-        frozen = frozen_until(snapshot.recent)
+        frozen = frozen_until(snapshot.recent) if policy.flap_s > 0 else {}
         # The dearest goes first where `min_workers` lets only some go.
         idle.sort(key=lambda pair: (-(pair[0].price_micro or 0), -(pair[1].idle_s or 0.0), pair[0].instance_id))
     for one, node in idle:
