@@ -131,6 +131,7 @@ class Stored:
         return wire.STORED, [place, sealed.size, nested]
 
     def _lease(self, size: int) -> Segment:
+        self._let_go()  # first, so that the pages of a value dropped just now, still warm, serve this one
         return msgspec.convert(self._core.ask("lease", size, kind=wire.STORE), Segment)  # type: ignore[arg-type]
 
     def _on_segment(self, link: Link, message: list[Any]) -> None:
@@ -279,6 +280,10 @@ class Stored:
         escape(ref)
 
     def _tick(self, now: float) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Tell the agent what has ended here: values of ours, and looks at others'."""
         if freed:
             found = []
             try:
