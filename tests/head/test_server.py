@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
+import ipaddress
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -346,13 +349,6 @@ async def test_the_clis_calls() -> None:
         kinds = [kind async for _, kind, _ in client.events()]
         assert "node_joined" in kinds and "job_started" in kinds
 
-        lines = asyncio.create_task(_collect(client, "logs"))
-        query = await agent.next(told.Query)
-        assert query.what == "log" and query.args["tail"] == 100 and query.args["pid"] == 5
-        row = {"node_id": NODE, "file": "w.out", "data": b"hello\n", "offset": 6}
-        agent.say(told.Answered(query.rid, True, {"rows": [row], "total": 1, "warnings": []}))
-        assert await lines == [(NODE, "w.out", b"hello\n", "")]
-
         await client.down("done")
         assert (await agent.next(told.End)).why == "done"
         await agent.connection.close()
@@ -360,8 +356,56 @@ async def test_the_clis_calls() -> None:
             await run.head.is_down.wait()
 
 
-async def _collect(client: ControlClient, _: str) -> list[Any]:
-    return [one async for one in client.logs(pid=5)]
+async def test_logs_are_found_by_what_people_know_and_followed() -> None:
+    files = {"worker-00000001-77.out": b"one\ntwo\nthree\n", "worker-00000001-77.err": b"oops\n", "zygote.err": b""}
+
+    async with running() as run, run.client() as client:
+        agent = await run.agent()
+        agent.join()
+        await agent.next(told.Joined)
+
+        async def serve() -> None:
+            while True:
+                query = await agent.next(told.Query)
+                name = query.args.get("name")
+                if query.what == "workers":
+                    value: Any = {"rows": [{"pid": 77, "job_id": "j"}, {"pid": 5, "job_id": "k"}], "total": 2}
+                elif name is None:
+                    value = {"rows": [{"name": one, "node_id": NODE} for one in files], "total": len(files)}
+                else:
+                    start = query.args.get("offset", max(0, len(files[name]) - query.args.get("tail_bytes", 0)))
+                    data = files[name][start : start + 8]
+                    value = {"data": data, "offset": start + len(data), "size": len(files[name])}
+                agent.say(told.Answered(query.rid, True, value))
+
+        async def read(**wanted: Any) -> bytes:
+            return b"".join([data async for _, _, data, _ in client.logs(**wanted)])
+
+        served = asyncio.create_task(serve())
+        assert await read(pid=77) == b"one\ntwo\nthree\n"
+        assert await read(pid=77, is_error_stream=True) == b"oops\n"
+        assert await read(worker_id=NODE + "00000001") == b"one\ntwo\nthree\n"
+        assert await read(job="j", tail=-1) == b"one\ntwo\nthree\n"
+        assert await read(file="*.err") == b"oops\n"
+        assert await read(pid=78) == b""
+        with pytest.raises(UserError, match="no process of an actor"):
+            await read(actor_id="00")
+        rows = (await client.state("logs"))["rows"]
+        assert sorted(row["file"] for row in rows) == sorted(files)
+
+        follow = client.logs(pid=77, follow=True, tail=-1)
+        got = b""
+        async with asyncio.timeout(10):
+            async for _, _, data, _ in follow:
+                got += data
+                if got.endswith(b"three\n"):
+                    files["worker-00000001-77.out"] += b"four\n"
+                if got.endswith(b"four\n"):
+                    break
+        assert got == b"one\ntwo\nthree\nfour\n"
+        await follow.aclose()  # type: ignore[attr-defined]
+        served.cancel()
+        await agent.connection.close()
 
 
 async def test_a_slow_follower_gets_the_newest_state_and_costs_no_memory() -> None:
@@ -562,3 +606,54 @@ async def test_the_control_api_starts_in_the_background() -> None:
     async with ControlClient(head.control_address, credential) as client:
         assert (await client.identify())["epoch"] == 1
     await head.stop()
+
+
+async def test_frames_and_control_work_over_tls(tmp_path: Path) -> None:
+    x509 = pytest.importorskip("cryptography.x509")
+    from shoal.runtime.head.control import server_credentials
+
+    key, certificate = _self_signed(x509)
+    (tmp_path / "key.pem").write_bytes(key)
+    (tmp_path / "certificate.pem").write_bytes(certificate)
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    trusting = ssl.create_default_context(cadata=certificate.decode())
+    credential = Credential(UID, fresh_secret())
+    head = HeadServer(CLOCK, credential, serving, MemoryJournal(), MemoryLog(CLOCK), HeadSettings(cluster_uid=UID))
+    [address] = await head.start(ANY)
+    control = await head.start_control(ANY, server_credentials(certificate, key))
+
+    agent = Agent(await dial(address, trusting, credential.lowered(Role.NODE), type=told.TO_AGENT))
+    agent.join()
+    assert (await agent.next(told.Joined)).cluster_uid == UID
+    async with ControlClient(control, credential, root_certificates=certificate) as client:
+        assert (await client.identify())["cluster_uid"] == UID
+    async with ControlClient(control, credential, limit_s=5) as plain:
+        with pytest.raises(NoCluster):
+            await plain.identify()
+    await agent.connection.close()
+    await head.stop()
+
+
+def _self_signed(x509: Any) -> tuple[bytes, bytes]:
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "head")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return private, certificate.public_bytes(pem)

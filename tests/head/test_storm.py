@@ -97,7 +97,7 @@ def run_storm(seed: int, faults: Faults, storm_s: float) -> Outcome:
             if rid in owner.replies and owner.replies[rid].is_ok:
                 promised_groups.add(group_id)
     world.calm()
-    world.run_for(150)
+    world.run_for(120)
     assert most_answering == 1
     return Outcome(
         world=world,
@@ -145,9 +145,9 @@ def check_calm(after: Outcome) -> None:
             assert head.groups.gang(group_id, world.now_s) is not None, "a group waits and nobody counts it"
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(25))
 def test_after_any_storm_the_head_knows_the_truth(seed: int) -> None:
-    after = run_storm(seed, STORM, 40)
+    after = run_storm(seed, STORM, 30)
 
     assert after.actors and after.groups
     check_calm(after)

@@ -283,7 +283,7 @@ class Agent:
         self._rid = 0
         self.lives = 0
         self._reset()
-        world.at(0.02, self._report)
+        world.at(0.05, self._report)
         world.at(0.25, self._chance)
 
     def _reset(self) -> None:
@@ -512,7 +512,7 @@ class Agent:
                     )
                 )
                 self._said, self._said_s, self.is_full_due = state, now_s, False
-        self.world.at(0.02, self._report)
+        self.world.at(0.05, self._report)
 
     def _chance(self) -> None:
         if self.is_dead:

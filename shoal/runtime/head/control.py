@@ -18,7 +18,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from shoal.foundation.errors import JournalFull, ShoalError, StaleSession, UserError
+from shoal.runtime.head import logs
 from shoal.runtime.head.core.view import Delta
+from shoal.runtime.head.logs import Wanted
 from shoal.transport.address import Address
 from shoal.wire import control_codec as codec
 from shoal.wire import control_pb2 as pb
@@ -328,28 +330,13 @@ class Control(stubs.ControlServicer):
         return _json(await self._ask(context, What.STATUS))
 
     async def Logs(self, request: pb.LogsRequest, context: Any) -> AsyncIterator[pb.LogLines]:
-        names = ("file", "actor_id", "task_id", "worker_id", "job", "pid", "is_error_stream")
-        wanted = {name: value for name in names if (value := getattr(request, name))}
-        args = {**wanted, "tail": request.tail or 100, "offsets": {}, "timeout_s": request.timeout_s or None}
-        node_ids = [request.node_id] if request.node_id else None
-        offsets: dict[str, int] = {}
-        while True:
-            found = await self._ask(context, "query", what="log", args=args, node_ids=node_ids)
-            for row in found["rows"]:
-                data = row.get("data") or b""
-                offsets[f"{row.get('node_id', '')} {row.get('file', '')}"] = int(row.get("offset") or 0)
-                if data:
-                    yield pb.LogLines(
-                        node_id=str(row.get("node_id", "")),
-                        file=str(row.get("file", "")),
-                        data=data if isinstance(data, bytes) else str(data).encode(),
-                    )
-            for warning in found["warnings"]:
-                yield pb.LogLines(warning=warning)
-            if not request.follow:
-                return
-            args = {**args, "tail": 0, "offsets": offsets}
-            await asyncio.sleep(FOLLOW_S)
+        names = Wanted.__struct_fields__
+        fields = {name: value for name in names if (value := getattr(request, name))}
+        try:
+            async for part in logs.read(self._head, Wanted(**fields)):
+                yield pb.LogLines(node_id=part.node_id, file=part.file, data=part.data, warning=part.warning)
+        except UserError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     async def Events(self, request: pb.EventsRequest, context: Any) -> AsyncIterator[pb.Event]:
         events = self._head.events()

@@ -118,7 +118,7 @@ class Node:
         self.desk, self.node_id, self.total = desk, node_id, {"CPU": cpu * CPU}
         self.more = more
         self.process = bytes.fromhex(node_id) + b"\0\0\0\1"
-        self.connection = 0
+        self.connection = self.refusals = 0
 
     def join(self, **more: Any) -> None:
         self.desk._connections += 1

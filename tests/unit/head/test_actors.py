@@ -89,6 +89,20 @@ def test_a_refusing_agent_costs_no_restart_and_another_node_is_tried() -> None:
     assert desk.core.actors.all[actor_id].row.restarts == 0
 
 
+def test_an_only_node_that_refuses_is_asked_again_ever_less_often() -> None:
+    desk = Desk()
+    node = desk.node()
+    actor_id = node.actor()
+    for _ in range(80):
+        if len(node.heard(told.StartActor)) > len(node.heard(told.KillActor)) + node.refusals:
+            node.refusals += 1
+            node.say(told.ActorEnded(actor_id, 0, "refused"))
+        desk.wait(0.25)
+
+    assert 10 < node.refusals < 40, "twenty seconds of refusals"
+    assert desk.core.actors.all[actor_id].row.restarts == 0
+
+
 @pytest.mark.parametrize(
     ("cause", "restarts_max", "comes_back"),
     [

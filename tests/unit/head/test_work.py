@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.foundation.errors import UserError
 from shoal.model.demand import Bundle, Strategy
 from shoal.runtime.decide.actor_states import ACTOR_TABLE, ActorState
 from shoal.runtime.decide.group_states import GROUP_TABLE
@@ -394,6 +395,48 @@ def test_status_joins_demand_with_the_autoscalers_verdicts() -> None:
     assert (demand["count"], demand["verdict"], demand["why"]) == (5, "blocked", "limit")
     assert status["autoscaler_ran_ago_s"] == pytest.approx(1.0)
     assert desk.refused("publish", session=0, report={})[0] == "StaleSession"
+
+
+def test_what_nothing_can_ever_hold_is_told_to_its_owners_once() -> None:
+    desk = Desk()
+    node, other = desk.node(), desk.node()
+    waits(node, 5, class_key="c")
+    other.actor(amounts={"GPU": CPU})
+    other.ask("create_group", spec=told.GroupSpec("g", [Bundle(amounts={"TPU": CPU})], Strategy.PACK))
+    session = desk.ask("open_session", owner="a")
+    unmet = [
+        {"demand": "c", "verdict": "infeasible", "why": "no type has 100 CPUs"},
+        {"demand": f"actor GPU={CPU}", "verdict": "infeasible", "why": "no GPUs"},
+        {"demand": "g", "verdict": "blocked", "why": "limit"},
+    ]
+
+    for _ in range(3):
+        desk.ask("publish", session=session, report={"unmet": unmet})
+    assert node.tells("infeasible") == [{"key": "c", "why": "no type has 100 CPUs"}]
+    assert other.tells("infeasible") == [{"key": f"actor GPU={CPU}", "why": "no GPUs"}]
+    desk.ask("publish", session=session, report={"unmet": [{"demand": "g", "verdict": "infeasible"}]})
+
+    assert [one["key"] for one in other.tells("infeasible")] == [f"actor GPU={CPU}", "g"]
+
+
+def test_versions_rise_across_restarts() -> None:
+    desk = Desk()
+    desk.node()
+    before = desk.core.work(desk.now_s)
+
+    after = Desk(desk.rows).core.work(desk.now_s)
+
+    assert (after.epoch, after.version) > (before.epoch, before.version)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"), [({"cluster_uid": "cd" * 16}, "expected cluster"), ({"epoch": 0}, "newer head")]
+)
+def test_a_journal_of_another_cluster_or_a_newer_head_is_refused(settings: dict[str, object], what: str) -> None:
+    desk = Desk()
+
+    with pytest.raises(UserError, match=what):
+        Desk(desk.rows, **settings)
 
 
 def test_config_generations_count_changes_and_outlive_the_head() -> None:

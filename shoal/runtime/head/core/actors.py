@@ -35,7 +35,7 @@ class Actor(msgspec.Struct, kw_only=True):
     since_s: float = 0.0
     class_key: str = ""
     refused_by: str = ""
-    may_restart: bool = True
+    refusals: int = 0
 
 
 class Actors:
@@ -53,6 +53,8 @@ class Actors:
         self._waiting: dict[str, dict[bytes, None]] = {}
         self._seatless: dict[bytes, None] = {}
         """Actors inside a group that is not there yet or has no room: blocked, never demand."""
+        self._refused: dict[bytes, float] = {}
+        """Actors whose node had no room after all, and when to try again."""
 
     # ---------------------------------------------------------------------------------------- requests
 
@@ -142,6 +144,7 @@ class Actors:
         before, row.state = row.state, after(row.state, ActorFact.STARTED)
         row.process, row.address, row.pid = news.process, news.address, news.pid
         row.cause = row.why = ""
+        actor.refusals = 0
         if row.group_id:
             self._groups.reseat(row.group_id, row.actor_id, row.held)
         else:
@@ -160,7 +163,9 @@ class Actors:
         if news.cause == "refused":
             self._unplace(actor)
             actor.refused_by = member.node_id
+            actor.refusals += 1
             self._wait(actor)
+            self._refused[news.actor_id] = self._out.now_s + min(1.0, 0.01 * 2.0 ** min(actor.refusals, 10))
             return
         self._lost(actor, news.cause, news.why, news.error)
 
@@ -222,14 +227,29 @@ class Actors:
 
     # --------------------------------------------------------------------------------------- placement
 
-    def try_waiting(self, among: set[str] | None) -> None:
-        """Try those who wait, class by class, on nodes whose room grew (None: on all)."""
+    def try_waiting(self, among: set[str]) -> None:
+        """Try those who wait, class by class, on nodes whose room grew."""
         for waiting in tuple(self._waiting.values()):
             for actor_id in tuple(waiting):
                 if not self._place(self.all[actor_id], among=among):
                     break
         for actor_id in tuple(self._seatless):
-            self._place(self.all[actor_id])
+            if actor_id not in self._refused:
+                self._place(self.all[actor_id])
+
+    def try_refused(self) -> None:
+        """Try those anew whose node had no room after all: soon at first, then ever less often, on any node."""
+        for actor_id, due_s in tuple(self._refused.items()):
+            if due_s <= self._out.now_s:
+                del self._refused[actor_id]
+                actor = self.all[actor_id]
+                if actor_id in self._seatless or actor_id in self._waiting.get(actor.class_key, ()):
+                    self._place(actor)
+
+    def waiting_owners(self, class_key: str) -> list[tuple[str, bytes]]:
+        """Return who follows the actors of a class that waits."""
+        waiting = self._waiting.get(class_key, ())
+        return list({watcher for actor_id in waiting for watcher in self.all[actor_id].watchers})
 
     @property
     def has_waiting(self) -> bool:
@@ -237,9 +257,9 @@ class Actors:
         return bool(self._waiting or self._seatless)
 
     @property
-    def has_seatless(self) -> bool:
-        """Whether any actor waits for its group, or for room in it."""
-        return bool(self._seatless)
+    def has_refused(self) -> bool:
+        """Whether any actor is to be tried again because its node had no room after all."""
+        return bool(self._refused)
 
     def waiting_keys(self) -> Iterable[str]:
         """Return the keys of the classes of waiting actors."""
@@ -383,8 +403,7 @@ class Actors:
             if not self._place(actor):
                 self._out.journal("actors", row.actor_id.hex(), row)
             return
-        is_ending = row.is_dropped or not actor.may_restart
-        if not comes_back(cause, restarts=row.restarts, restarts_max=row.restarts_max, is_ending=is_ending):
+        if not comes_back(cause, restarts=row.restarts, restarts_max=row.restarts_max, is_ending=row.is_dropped):
             self._die(actor, cause, why, error)
             return
         self._unplace(actor)
@@ -473,6 +492,7 @@ class Actors:
 
     def _unwait(self, actor: Actor) -> None:
         self._seatless.pop(actor.row.actor_id, None)
+        self._refused.pop(actor.row.actor_id, None)
         waiting = self._waiting.get(actor.class_key) if actor.class_key else None
         if waiting is not None and actor.row.actor_id in waiting:
             del waiting[actor.row.actor_id]

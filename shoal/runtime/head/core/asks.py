@@ -316,8 +316,7 @@ class Asks:
 
     def _publish(self, caller: Caller, args: dict[str, Any]) -> None:
         self._session(args)
-        self._core.report = dict(args["report"])
-        self._core.reported_s = self._out.now_s
+        self._core.take_report(dict(args["report"]))
 
     def _config_generation(self, caller: Caller, args: dict[str, Any]) -> dict[str, Any]:
         meta = self._core.meta

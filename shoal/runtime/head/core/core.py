@@ -63,6 +63,7 @@ from shoal.wire.messages import (
 )
 
 CALM_TICK_S = 0.25
+TICK_LEAST_S = 0.01
 PUSHED_CLASSES_MAX = 64
 """How many classes of waiting tasks are looked at in one placing round."""
 DEATHS_TOLD_NODES_MAX = 64
@@ -78,10 +79,10 @@ class HeadCore:
         restored = restored or {}
         self.out = Outbox(settings)
         self.out.now_s = now_s
-        self.meta, is_new_meta = _meta(settings, restored.get("meta", {}).get("meta"))
+        self.meta = _meta(settings, restored.get("meta", {}).get("meta"))
         self.spots = Spots()
         self.demand = DemandLedger(grant_ack_s=settings.grant_ack_s)
-        self.view = WorkView(epoch=self.meta.epoch, classes_max=settings.classes_max)
+        self.view = WorkView(epoch=self.meta.epoch, starts=self.meta.starts, classes_max=settings.classes_max)
         self.nodes = Nodes(self.out, self.meta, self.spots, self.demand, self.view)
         self.orders = Orders(self.out, self.meta, self.nodes, self.view)
         self.jobs = Jobs(self.out, self.meta, self.nodes)
@@ -94,6 +95,7 @@ class HeadCore:
         self.is_read_only = False
         self.report: dict[str, Any] = {}
         self.reported_s: float | None = None
+        self._told_infeasible: set[str] = set()
         self.events_seen: Callable[[], list[dict[str, Any]]] = list
         """The shell's view of the event log, as rows for listings."""
         self._asks = Asks(self)
@@ -117,8 +119,7 @@ class HeadCore:
         }
         self._watch_sources()
         self._restore(restored)
-        if is_new_meta:
-            self.out.journal("meta", "meta", self.meta)
+        self.out.journal("meta", "meta", self.meta)
         counts = {table: len(rows) for table, rows in restored.items()}
         self.out.record("head_started", epoch=self.meta.epoch, restored=counts)
 
@@ -145,8 +146,9 @@ class HeadCore:
     @property
     def tick_s(self) -> float:
         """How long the shell may wait until the next `Tick`."""
-        is_restless = self.spots.grown or self.groups.has_news or self.actors.has_waiting or self.groups.has_waiting
-        return self.out.settings.place_round_s if is_restless else CALM_TICK_S
+        has_refused = self.actors.has_refused or self.groups.has_refused
+        is_restless = self.spots.grown or self.groups.has_news or has_refused
+        return max(self.out.settings.place_round_s, TICK_LEAST_S) if is_restless else CALM_TICK_S
 
     # --------------------------------------------------------------------------------------- questions
 
@@ -237,6 +239,19 @@ class HeadCore:
         member = self.nodes.by_instance.get(instance_id)
         if member is not None:
             self._end_node(member, "its machine was released", "left")
+
+    def take_report(self, report: dict[str, Any]) -> None:
+        """Keep the autoscaler's report, and tell owners once what nothing in the config could ever hold."""
+        self.report, self.reported_s = report, self.out.now_s
+        infeasible = {one["demand"]: one for one in report.get("unmet") or () if one.get("verdict") == "infeasible"}
+        self._told_infeasible &= infeasible.keys()
+        for key in infeasible.keys() - self._told_infeasible:
+            self._told_infeasible.add(key)
+            value = {"key": key, "why": str(infeasible[key].get("why") or "nothing that may be bought could hold it")}
+            for owner, home, _, _ in self.demand.owners(key):
+                self.nodes.tell(home, owner, "infeasible", value)
+            for node_id, process in (*self.actors.waiting_owners(key), *self.groups.waiting_owners(key)):
+                self.nodes.tell(node_id, process, "infeasible", value)
 
     def notice(self, instance_id: str, what: str, deadline_s: float | None) -> None:
         """The provider will take the machine away: place nothing more there, and let everybody see it."""
@@ -367,8 +382,8 @@ class HeadCore:
         if now_s - self._slow_s >= CALM_TICK_S - 0.001:
             self._slow_s = now_s
             self._slowly()
-        if self.actors.has_waiting or self.groups.has_waiting:
-            self._round()
+        self.groups.try_refused()
+        self.actors.try_refused()
 
     def _slowly(self) -> None:
         for class_key in self.demand.settle(self.out.now_s):
@@ -390,13 +405,12 @@ class HeadCore:
         now_s = self.out.now_s
         if now_s - self._round_s < self.out.settings.place_round_s:
             return
-        grown, has_news = self.spots.grown, self.groups.has_news
-        if grown or has_news or self.actors.has_waiting:
-            self._round_s = now_s
+        grown = self.spots.grown
+        self._round_s = now_s
         self.spots.grown, self.groups.has_news = set(), False
         if grown and self.groups.has_waiting:
             self.groups.try_waiting()
-        if (grown or has_news or self.actors.has_seatless) and self.actors.has_waiting:
+        if self.actors.has_waiting:
             self.actors.try_waiting(grown)
         if grown and self.demand.count:
             self._push(grown)
@@ -461,16 +475,14 @@ class HeadCore:
                 self.end_job(row.job, "its driver's node died")
 
 
-def _meta(settings: HeadSettings, known: MetaRow | None) -> tuple[MetaRow, bool]:
-    """Return the journal's meta row for this start, and whether it has to be written.
+def _meta(settings: HeadSettings, known: MetaRow | None) -> MetaRow:
+    """Return the journal's meta row for this start.
 
     Raises:
         UserError: the journal is another cluster's, of a newer epoch, or of another schema.
     """
     if known is None:
-        return MetaRow(
-            uid=settings.cluster_uid, epoch=settings.epoch, join_keys={settings.epoch: settings.join_key}
-        ), True
+        return MetaRow(uid=settings.cluster_uid, epoch=settings.epoch, join_keys={settings.epoch: settings.join_key})
     if known.uid != settings.cluster_uid:
         raise UserError(
             f"journal: expected cluster {settings.cluster_uid[:8]}, got one of {known.uid[:8]}",
@@ -480,12 +492,11 @@ def _meta(settings: HeadSettings, known: MetaRow | None) -> tuple[MetaRow, bool]
         raise UserError(f"journal: expected schema {SCHEMA}, got {known.schema}", hint="use the version that wrote it")
     if known.epoch > settings.epoch:
         raise UserError(f"journal: it is of epoch {known.epoch}, this head of {settings.epoch}: a newer head was here")
-    meta = msgspec.structs.replace(known, join_keys=dict(known.join_keys))
+    meta = msgspec.structs.replace(known, starts=known.starts + 1, join_keys=dict(known.join_keys))
     if settings.epoch > known.epoch:
         meta.epoch = settings.epoch
         meta.join_keys[settings.epoch] = settings.join_key
-        return meta, True
-    return meta, False
+    return meta
 
 
 __all__ = ["Hang", "HeadCore", "Refused"]

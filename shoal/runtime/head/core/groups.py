@@ -39,6 +39,7 @@ class Group(msgspec.Struct, kw_only=True):
     committing: set[str] = set()
     asked_s: float = 0.0
     refused_by: str = ""
+    refusals: int = 0
     seats: dict[bytes, tuple[int, Amounts]] = {}
 
     def missing(self) -> list[int]:
@@ -56,6 +57,8 @@ class Groups:
         self.removed: OrderedDict[str, GroupRow] = OrderedDict()
         self._waiting: dict[str, None] = {}
         self._preparing: dict[str, None] = {}
+        self._refused: dict[str, float] = {}
+        """Groups that some agent had no room for after all, and when to try again."""
         self._by_node: dict[str, set[str]] = {}
         self._by_creator: dict[bytes, set[str]] = {}
         self._by_job: dict[str, set[str]] = {}
@@ -118,6 +121,7 @@ class Groups:
         row.why = why
         self._waiting_ends(group)
         self._preparing.pop(group_id, None)
+        self._refused.pop(group_id, None)
         for node_id, amounts in self._held(group).items():
             self._spots.hand_back(node_id, group_id, amounts, self._out.now_s)
             self._nodes.send(node_id, ReturnBundles(group_id, why), is_durable=True)
@@ -151,6 +155,8 @@ class Groups:
             group.preparing.discard(node_id)
             self._undo(group, but=node_id)
             group.refused_by = node_id
+            group.refusals += 1
+            self._refused[news.group_id] = self._out.now_s + min(1.0, 0.01 * 2.0 ** min(group.refusals, 10))
             self._wait(group)
             return
         self._spots.ack(node_id, news.group_id, self._out.now_s)
@@ -271,13 +277,15 @@ class Groups:
         """The actor runs: from now on it holds what it holds for life."""
         group = self.all.get(group_id)
         if group is not None and actor_id in group.seats:
-            group.seats[actor_id] = (group.seats[actor_id][0], held)
+            number, before = group.seats[actor_id]
+            group.seats[actor_id] = (number, held)
+            self.has_news = self.has_news or held != before
 
     def unseat(self, group_id: str, actor_id: bytes) -> None:
         """The actor is gone from its bundle."""
         group = self.all.get(group_id)
-        if group is not None:
-            group.seats.pop(actor_id, None)
+        if group is not None and group.seats.pop(actor_id, None) is not None:
+            self.has_news = True
 
     # --------------------------------------------------------------------------------------- placement
 
@@ -285,6 +293,8 @@ class Groups:
         """Try every group that waits; of equal ones only until the first that does not fit."""
         failed: set[bytes] = set()
         for group_id in tuple(self._waiting):
+            if group_id in self._refused:
+                continue
             group = self.all[group_id]
             shape = msgspec.msgpack.encode((group.row.spec.bundles, group.row.spec.strategy, group.missing()))
             if shape in failed:
@@ -293,6 +303,19 @@ class Groups:
                 self._waiting_ends(group)
             else:
                 failed.add(shape)
+
+    def try_refused(self) -> None:
+        """Try those anew that some agent had no room for after all: soon at first, then ever less often."""
+        for group_id, due_s in tuple(self._refused.items()):
+            if due_s <= self._out.now_s:
+                del self._refused[group_id]
+                if group_id in self._waiting and self._try(self.all[group_id]):
+                    self._waiting_ends(self.all[group_id])
+
+    @property
+    def has_refused(self) -> bool:
+        """Whether any group is to be tried again because an agent had no room after all."""
+        return bool(self._refused)
 
     @property
     def has_waiting(self) -> bool:
@@ -307,6 +330,10 @@ class Groups:
     def waiting_ids(self) -> Iterable[str]:
         """Return the ids of the groups that wait for room."""
         return self._waiting
+
+    def waiting_owners(self, group_id: str) -> list[tuple[str, bytes]]:
+        """Return who follows a group that waits."""
+        return list(self.all[group_id].watchers) if group_id in self._waiting else []
 
     def gang(self, group_id: str, now_s: float) -> Gang | None:
         """Return a waiting group as the autoscaler sees it: the bundles it lacks."""
@@ -379,6 +406,7 @@ class Groups:
         self._preparing.pop(group_id, None)
         row.state = after(row.state, GroupFact.READY)
         row.why = ""
+        group.refusals = 0
         group.committing = set(group.plan.values())
         for number, node_id in group.plan.items():
             row.nodes[number] = node_id

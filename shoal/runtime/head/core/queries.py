@@ -1,8 +1,9 @@
 """Questions to the agents for the state API: fanned out, merged, limited, with a deadline. Nothing is kept.
 
 An agent answers `Query(rid, what, {"filters", "limit", "detail", ...})` with {"rows": [...], "total": n, "warnings":
-[...]}; a row is a map with lower-case column names. Filters are [key, "=" or "!=", value], all of which must hold; the
-agent applies them, the head again. Who does not answer in time makes the result partial, with a warning that names it.
+[...]}, or with one map that is no table. A row is a map with lower-case column names. Filters are [key, "=" or "!=",
+value], all of which must hold; the agent applies them, the head again. Who does not answer in time makes the result
+partial, with a warning that names it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ Answer = Callable[[dict[str, Any]], None]
 class Open(msgspec.Struct, kw_only=True):
     """One question under way."""
 
+    what: str
     answer: Answer
     asked: set[str]
     filters: list[list[str]]
@@ -48,7 +50,9 @@ class Queries:
         self._serial += 1
         settings = self._out.settings
         until_s = self._out.now_s + min(float(args.get("timeout_s") or settings.query_limit_s), 60.0)
-        question = Open(answer=answer, asked=set(), filters=filters, limit=limit, until_s=until_s, rows=[], warnings=[])
+        question = Open(
+            what=what, answer=answer, asked=set(), filters=filters, limit=limit, until_s=until_s, rows=[], warnings=[]
+        )
         wanted = None if node_ids is None else set(node_ids)
         for member in self._nodes.alive.values():
             if wanted is not None and member.node_id not in wanted:
@@ -101,11 +105,16 @@ class Queries:
                 self._finish(question)
 
     def _merge(self, question: Open, member: Member, value: Any) -> None:
-        rows = value.get("rows") if isinstance(value, dict) else None
-        if not isinstance(rows, list):
+        if not isinstance(value, dict):
             question.is_partial = True
             question.warnings.append(f"node {member.node_id[:8]} answered something else than rows")
             return
+        rows = value.get("rows")
+        if not isinstance(rows, list):
+            rows = [{"node_id": member.node_id, **value}]  # one thing, not a table: part of a file, say
+        for row in rows:
+            if isinstance(row, dict) and question.what == "logs" and "name" in row:
+                row["file"] = row.pop("name")
         room = question.limit - len(question.rows)
         found = [row for row in rows if isinstance(row, dict) and passes(row, question.filters)]
         question.rows.extend(found[: max(0, room)])

@@ -25,6 +25,8 @@ class MetaRow(msgspec.Struct, kw_only=True):
     uid: str
     epoch: int
     schema: int = SCHEMA
+    starts: int = 0
+    """How often a head started on this journal: versions of later ones are higher."""
     join_keys: dict[int, bytes] = {}
     """Epoch to key of join secrets; older ones stay, so that a replayed launch can still join."""
     session: int = 0

@@ -59,9 +59,10 @@ class Source(msgspec.Struct):
 class WorkView:
     """The version of the cluster's work, its followers, and the way from keys to values."""
 
-    def __init__(self, *, epoch: int, classes_max: int) -> None:
+    def __init__(self, *, epoch: int, starts: int, classes_max: int) -> None:
         self.epoch = epoch
-        self.version = 1
+        # Ordered by (epoch, version) across restarts as well: each start has its own range.
+        self.version = (starts << 40) + 1
         self.sources: dict[str, Source] = {}
         self.flags: Callable[[float], tuple[bool, float | None]] = lambda now_s: (False, None)
         self.subscribers: list[Subscription] = []
