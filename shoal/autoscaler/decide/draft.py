@@ -18,7 +18,7 @@ from shoal.autoscaler.decide.wares import Ware, wares
 from shoal.foundation.amounts import Amounts, shape_key, shown, total
 from shoal.model.demand import ANYWHERE, Bundle, DemandClass, Gang, Selector, Strategy
 from shoal.model.instance import State
-from shoal.model.plan import Verdict
+from shoal.model.plan import Drain, Verdict
 from shoal.model.policy import Policy
 from shoal.model.snapshot import Snapshot
 from shoal.placement import selectors
@@ -63,6 +63,8 @@ class Draft:
         self.expired = expired(snapshot, policy)
         self.stands = stands(snapshot, policy, {(ware.node_type.name, ware.offer.key): ware for ware in self.wares})
         self.lacks: list[Lack] = []
+        self.moves: dict[str, Drain] = {}
+        """Drains of nodes whose work moves elsewhere, by instance id."""
         self._leave_out_what_goes()
         self._reject_wishes_without_room()
 
@@ -481,6 +483,10 @@ class Draft:
                 )
             )
         return left - extra
+
+    def add_machine(self, ware: Ware, why: str) -> None:
+        """Count on one more machine, bought for the reason; its room has been taken already."""
+        self._need(self._add(ware, ""), why)
 
     @property
     def is_bare(self) -> bool:

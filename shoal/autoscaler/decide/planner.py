@@ -17,6 +17,7 @@ from shoal.autoscaler.decide.buying import FIRST, Basket, Market, Packer, first_
 from shoal.autoscaler.decide.coarse import SHAPES_MOST, quantised, refilled
 from shoal.autoscaler.decide.draft import WORK, Draft, Lack
 from shoal.autoscaler.decide.filling import Bin, Load, undominated
+from shoal.autoscaler.decide.repack import repack
 from shoal.autoscaler.decide.surplus import Surplus, surplus
 from shoal.autoscaler.decide.unmet import unmet
 from shoal.autoscaler.decide.wares import Ware
@@ -48,6 +49,7 @@ def improve(snapshot: Snapshot, policy: Policy, seed: int) -> Iterator[Plan]:
         yield _waiting_plan(snapshot)
         return
     draft = Draft(snapshot, policy)
+    repack(draft)
     gone = surplus(draft)
     market = Market(draft.wants, draft.wares)
     counts = [want.count for want in draft.wants]

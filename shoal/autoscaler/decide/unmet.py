@@ -67,6 +67,15 @@ def why_not(want: Want, ware: Ware, room: Room) -> tuple[str, str]:
     return "price-dominated", "a cheaper offer serves it"
 
 
+def reasons_for(draft: Draft, want: Want) -> tuple[OfferReason, ...]:
+    """Return what speaks against each offer for one unit; the cheapest that serves it is left out."""
+    found = [(ware, *why_not(want, ware, draft.room)) for ware in draft.wares]
+    serving = next((at for at, (_, word, _) in enumerate(found) if word == "price-dominated"), None)
+    if serving is not None:
+        del found[serving]
+    return _collapsed(found)
+
+
 def _ware_reason(ware: Ware, room: Room) -> tuple[Ware, str, str]:
     count, word, detail = room.holds(ware, 1)
     return (ware, word, detail) if not count else (ware, "price-dominated", "a cheaper offer serves it")
