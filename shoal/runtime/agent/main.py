@@ -86,6 +86,9 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self._fates: dict[bytes, list[Client]] = {}
         self._dead: dict[bytes, str] = {}
+        self._dead_nodes: dict[str, None] = {}
+        self.peers: dict[str, list[str]] = {}
+        """Where the agents of the other live nodes listen, by node id."""
         self._jobs: dict[str, dict[str, Any]] = {}
         self._handlers: dict[int, Callable[[Client, list[Any]], None]] = {
             wire.CLASS: self._on_class,
@@ -396,6 +399,8 @@ class Agent:
                 client.tell(wire.DIED, process, "the process is not known here", -1)
             else:
                 self._await_fate(client, process)
+        elif process[:NODE_ID_BYTES].hex() in self._dead_nodes:
+            client.tell(wire.DIED, process, "its node died", -1)
         else:
             self._await_fate(client, process)
 
@@ -512,6 +517,8 @@ class Agent:
             self._tell_fates(process, why)
         elif message.what == "nodes" and isinstance(message.value, dict):
             self.peers = {**self.peers, **message.value.get("peers", {})}
+            for node_id in message.value.get("left", ()):
+                self._node_left(node_id)
         if message.process:
             client = self._clients.get(message.process)
             if client is not None:
@@ -521,7 +528,14 @@ class Agent:
             if client.kind != "owner":
                 client.tell(wire.TELL, message.what, message.value)
 
-    peers: dict[str, list[str]] = {}
+    def _node_left(self, node_id: str) -> None:
+        """The head's verdict about a node is one about every process of it."""
+        self.peers.pop(node_id, None)
+        self._dead_nodes[node_id] = None
+        while len(self._dead_nodes) > 1000:
+            del self._dead_nodes[next(iter(self._dead_nodes))]
+        for process in [one for one in self._fates if one[:NODE_ID_BYTES].hex() == node_id]:
+            self._tell_fates(process, "its node died")
 
     def _place(self, row: ClassRow, count: int) -> None:
         """Ask the head for room on other nodes, for an owner of ours."""

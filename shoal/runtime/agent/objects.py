@@ -16,7 +16,7 @@ import msgspec
 
 from shoal.foundation.errors import ShoalError
 from shoal.runtime.agent.clients import Client
-from shoal.runtime.store.errors import ObjectAbsent
+from shoal.runtime.store.errors import ObjectAbsent, TransferError
 from shoal.runtime.store.node import NodeStore
 from shoal.runtime.store.objects import Pinned
 from shoal.runtime.store.places import NodeDirectory, shared_memory_root, sweep_stale
@@ -263,7 +263,7 @@ class Objects:
 
     def _fail(self, client: Client, n: int, error: Any) -> None:
         if n:
-            name = "ObjectLostError" if isinstance(error, ObjectAbsent) else type(error).__name__
+            name = "ObjectLostError" if isinstance(error, ObjectAbsent | TransferError) else type(error).__name__
             client.tell(wire.ANSWER, n, False, [name, str(error)])
 
     def _ask_spare(self) -> None:

@@ -410,6 +410,12 @@ class Owner:
         self.core.agent.flush()
         self._orphans[lease.process] = lease
 
+    def process_alive(self, process: bytes) -> None:
+        """Not dead so far: an orphaned lease's verdict is still to come, so ask again. With the core's lock held."""
+        if process in self._orphans:
+            self.core.agent.out.append((wire.FATE, process))
+            self.core.agent.flush()
+
     def _on_died(self, agent: Link, message: list[Any]) -> None:
         """The verdict: what had started costs a retry, what had not is simply done again."""
         _, process, why, started = message

@@ -200,22 +200,32 @@ class Lending:
 class Escaped:
     """Own refs that others may ask for by number."""
 
-    _ONLY_TABLE = 3  # references of a ref that nobody else holds: the table, the loop's variable, getrefcount's argument
-
     def __init__(self) -> None:
         self.refs: dict[int, ObjectRef[Any]] = {}
+        # How many references a ref has that only the table holds is the interpreter's business (iterating over a dict
+        # keeps one in a hidden tuple), so it is measured in the very loop that asks.
+        self._only_table = 0
+        self.refs[0] = ObjectRef(0, b"", True)
+        self._only_table = self._counts()[0][1]
+        self.refs.clear()
 
     def sweep(self) -> int:
         """Drop refs that nobody but the table holds; return how many. With the core's lock held."""
-        getrefcount, only_table = sys.getrefcount, self._ONLY_TABLE
-        dead = []
-        for n, ref in self.refs.items():
-            if ref._ready and getrefcount(ref) <= only_table:
-                dead.append(n)
-        ref = None  # type: ignore[assignment]  # the loop's variable would keep the last one
+        dead = [n for n, _ in self._counts()]
         for n in dead:
             del self.refs[n]
         return len(dead)
+
+    def _counts(self) -> list[tuple[int, int]]:
+        """Return (number, reference count) of the ready refs with no more than the table's references."""
+        getrefcount, only_table = sys.getrefcount, self._only_table or sys.maxsize
+        found = []
+        for n, ref in self.refs.items():
+            if ref._ready:
+                count = getrefcount(ref)
+                if count <= only_table:
+                    found.append((n, count))
+        return found
 
 
 # ------------------------------------------------------------------------------------------------ pickling

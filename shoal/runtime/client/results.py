@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from typing import Any
 
 from shoal.runtime.client.codec import holds_of, nested_of
@@ -88,13 +89,18 @@ class Results:
 
     def _on_kept(self, link: Link, message: list[Any]) -> None:
         """Refs among a task's arguments outlive it: their owners must know before we let go of our pins."""
-        n = message[1]
+        _, n, owners = message
         ref = link.pending.get(n)
         if type(ref) is ObjectRef and ref._pins:
-            self.lend_all(link.peer, (self._core.process, n), ref._pins)
+            self.lend_all(link.peer, (self._core.process, n), ref._pins, owners)
 
-    def lend_all(self, borrower: bytes, token: Token, refs: list[ObjectRef[Any]]) -> None:
-        """Register refs (and those inside their inlined values) for `borrower`, at us or at their owners."""
+    def lend_all(
+        self, borrower: bytes, token: Token, refs: list[ObjectRef[Any]], owners: Sequence[bytes] | None = None
+    ) -> None:
+        """Register refs (and those inside their inlined values) for `borrower`, at us or at their owners.
+
+        Only those of `owners`, if given: what the borrower holds no longer it would never release.
+        """
         own: list[ObjectRef[Any]] = []
         foreign: dict[bytes, tuple[Any, list[int], list[Any]]] = {}
         for ref in refs:
@@ -110,10 +116,10 @@ class Results:
                         entry = foreign.setdefault(owner, ((owner, tuple(addresses)), [], []))
                         entry[1].extend(numbers)
                         entry[2].append(ref)
-        if own:
+        if own and (owners is None or self._core.process in owners):
             self._core.lending.lend(borrower, token, own)
         for owner, (address, numbers, pins) in foreign.items():
-            if owner != borrower:
+            if owner != borrower and (owners is None or owner in owners):
                 self.tell_lent(address, borrower, token, numbers, pins)
 
     def tell_lent(self, address: Any, borrower: bytes, token: Token, numbers: list[int], pins: list[Any]) -> None:

@@ -139,6 +139,7 @@ class Session:
                 self.core._report_trouble()
 
     def _on_alive(self, process: bytes) -> None:
+        self.owner.process_alive(process)
         self.values.owner_alive(process)
         self.actors.process_alive(process)
 

@@ -1,0 +1,111 @@
+"""Several nodes: spill-back, spreading, affinity, objects that travel, deaths of nodes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shoal
+from shoal import exceptions
+from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tests.runtime.conftest import eventually
+from tests.runtime.nodes import Nodes, cluster_of
+
+
+@pytest.fixture
+def place(own_places: Path) -> Path:
+    return own_places
+
+
+@shoal.remote(num_cpus=1)
+def where(seconds: float = 0.0) -> str:
+    time.sleep(seconds)
+    return shoal.get_runtime_context().get_node_id()
+
+
+@shoal.remote(num_cpus=1)
+def make(count: int) -> Any:
+    return np.arange(count)
+
+
+@shoal.remote(num_cpus=1)
+def total(array: Any) -> int:
+    return int(array.sum())
+
+
+@pytest.fixture
+def three(place: Path) -> Iterator[Nodes]:
+    with cluster_of(place, head={"CPU": 1}, a={"CPU": 2, "disk": 1}, b={"CPU": 2}) as nodes:
+        for node in nodes.nodes.values():
+            node.log.unlink()
+        yield nodes
+
+
+def test_work_goes_to_every_node_and_to_the_right_one(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    eventually(lambda: set(shoal.get([where.remote(0.3) for _ in range(10)], timeout=30)) == set(ids.values()))
+    assert shoal.get(where.options(resources={"disk": 1}).remote(), timeout=10) == ids["a"]
+    assert shoal.get(where.options(label_selector={"name": "b"}).remote(), timeout=10) == ids["b"]
+    pinned = NodeAffinitySchedulingStrategy(ids["b"], soft=False)
+    assert shoal.get([where.options(scheduling_strategy=pinned).remote() for _ in range(3)], timeout=10) == [ids["b"]] * 3
+    spread = where.options(scheduling_strategy="SPREAD")
+    eventually(lambda: len(set(shoal.get([spread.remote(0.2) for _ in range(5)], timeout=20))) == 3)
+
+
+def test_large_objects_travel_and_small_results_come_home(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    at = {
+        name: NodeAffinitySchedulingStrategy(node_id, soft=False) for name, node_id in ids.items()
+    }
+    made = make.options(scheduling_strategy=at["a"]).remote(1_000_000)
+    assert shoal.get(total.options(scheduling_strategy=at["b"]).remote(made), timeout=20) == 499999500000
+    assert int(shoal.get(made).sum()) == 499999500000
+    here = shoal.put(np.ones(500_000))
+    assert shoal.get(total.options(scheduling_strategy=at["b"]).remote(here), timeout=20) == 500_000
+
+
+def test_an_actor_on_another_node_answers_and_its_refs_can_be_read(three: Nodes) -> None:
+    @shoal.remote(resources={"disk": 1})
+    class Keeper:
+        def keep(self) -> Any:
+            self.ref = shoal.put(np.zeros(300_000))
+            return [self.ref, shoal.put("small")]
+
+    keeper = Keeper.remote()
+    large, small = shoal.get(keeper.keep.remote(), timeout=20)
+    assert shoal.get(small) == "small"
+    assert shoal.get(large).shape == (300_000,)
+
+
+def test_a_dead_node_is_survived(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    at_a = NodeAffinitySchedulingStrategy(ids["a"], soft=True)
+    lost = make.options(scheduling_strategy=at_a).remote(400_000)
+    shoal.wait([lost], timeout=10)
+    running = [where.options(scheduling_strategy=at_a).remote(4.0) for _ in range(2)]
+    time.sleep(0.5)
+
+    @shoal.remote(resources={"disk": 0.1}, num_cpus=0)
+    class There:
+        def ping(self) -> int:
+            return 1
+
+    there = There.remote()
+    assert shoal.get(there.ping.remote(), timeout=10) == 1
+    three.nodes["a"].kill()
+    with pytest.raises(exceptions.ActorError):
+        shoal.get(there.ping.remote(), timeout=20)
+    assert set(shoal.get(running, timeout=40)) <= {ids["b"], ids["head"]}, "tasks of the dead node run elsewhere"
+    assert int(shoal.get(lost, timeout=30).sum()) == 79999800000, "its only copy is made again"
+    eventually(lambda: sum(node["Alive"] for node in shoal.nodes()) == 2)
+    # What a killed node leaves is swept by the next one on the machine; there is none here.
+    shutil.rmtree(three.place / "a")
+    for left in Path(os.environ["SHOAL_SHM_DIR"]).glob(f"*{ids['a'][:8]}"):
+        shutil.rmtree(left)
