@@ -74,6 +74,24 @@ class SimLoop(asyncio.SelectorEventLoop):
         raise NotVirtual("a process cannot take part in virtual time")
 
 
+class HandClock:
+    """A clock that a test moves by hand."""
+
+    def __init__(self, now_s: float = 1000.0, wall_s: float = 1_800_000_000.0) -> None:
+        self.now_s, self.wall = now_s, wall_s
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def wall_s(self) -> float:
+        return self.wall
+
+    def pass_(self, seconds: float) -> None:
+        """Let time pass on both clocks."""
+        self.now_s += seconds
+        self.wall += seconds
+
+
 def run(main: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine to its end in virtual time, then end whatever it left running."""
     loop = SimLoop()

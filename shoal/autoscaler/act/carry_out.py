@@ -421,9 +421,11 @@ class Hands:
         """Call for every machine of a `releasing` instance that no call is under way for and that is due again."""
         now_s = self._clock.monotonic_s()
         due: dict[str, list[str]] = {}
+        releasing = {name for name, row in self._ledger.instances.items() if row.state is State.RELEASING}
+        if not releasing:
+            return
         for machine in self._ledger.machines.values():
-            row = self._ledger.instances.get(machine.instance_id)
-            if row is not None and row.state is State.RELEASING and self._is_due(machine, now_s):
+            if machine.instance_id in releasing and self._is_due(machine, now_s):
                 due.setdefault(machine.provider, []).append(machine.name)
         for provider, names in sorted(due.items()):
             self.release_names(provider, sorted(names))

@@ -39,6 +39,7 @@ from shoal.model.plan import Buy, Drain, Plan, Release, Step, Verdict
 from shoal.model.policy import Policy
 from shoal.model.snapshot import Snapshot, Work
 from shoal.providers.protocol import Provider
+from shoal.providers.wrappers import Guarded
 
 LISTING_STEADY_S = (30.0, 600.0)
 """Shortest and longest time between listings of a provider on which nothing is unsettled."""
@@ -85,7 +86,8 @@ class Autoscaler:
     ) -> None:
         """Take everything the loop works with; `on_end` hears once why the whole cluster should end."""
         self._clock, self._chance, self._ledger, self._head = clock, chance, ledger, head
-        self._providers, self._log, self.policy, self._improve = dict(providers), log, policy, improve
+        self._providers: dict[str, Provider] = {name: Guarded(one) for name, one in providers.items()}
+        self._log, self.policy, self._improve = log, policy, improve
         self._uid, self._owner, self._on_end = cluster_uid, owner, on_end
         self._publish_every_s = publish_every_s
         self._wake = asyncio.Event()
@@ -313,7 +315,8 @@ class Autoscaler:
             await self._plan_and_act(now_s)
             await self._publish()
             self._check_end()
-            self._ledger.save_time()
+            # While the disk is full this is also what finds out that there is room again.
+            self._ledger.save_time(0.0 if self._ledger.full else 60.0)
             self._prune(now_s)
             self.alarms.pop("ledger", None)
         except StaleSession:

@@ -1,0 +1,373 @@
+"""The loop against the simulated cloud and head: what it promises, one promise per test."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from shoal.autoscaler.decide.planner import improve
+from shoal.foundation.errors import Outcome, ThrottledError, UnknownOutcome
+from shoal.foundation.eventlog import Kind
+from shoal.model.instance import State
+from shoal.model.launch import Answer
+from shoal.model.plan import Plan
+from shoal.model.policy import NodeType
+from shoal.providers.sim.faults import CALM, Faults
+from shoal.testing import builders, sim_time
+from shoal.testing.world import World
+
+
+def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run an async test in virtual time."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **options: Any) -> None:
+        sim_time.run(test(*args, **options))  # type: ignore[arg-type]
+
+    return run
+
+
+def small(**fields: Any) -> Any:
+    kinds = (NodeType(name="s2", provider="sim", max_workers=100),)
+    return builders.policy(node_types=kinds, max_workers=100, flap_s=0.0, **fields)
+
+
+async def grown(world: World, count: int, duration_s: float = 60.0) -> World:
+    world.submit({"cpu": 2}, count, duration_s)
+    await world.run_until(lambda: len(world.head.nodes) == count, within_s=120)
+    return world
+
+
+def called_at_s(world: World) -> list[float]:
+    return [event.at_s - 1_767_225_600.0 for event in world.events(Kind.LAUNCH_CALLED)]
+
+
+@virtual
+async def test_demand_becomes_a_call_within_a_tenth_of_a_second() -> None:
+    world = World(1, policy=small())
+    await world.run_for(60.0)
+    asked_s = world.clock.monotonic_s()
+    world.submit({"cpu": 2}, 5)
+    await world.run_for(1.0)
+    (called_s,) = called_at_s(world)
+    assert called_s - asked_s <= 0.1001
+
+
+@virtual
+async def test_growing_demand_is_bought_for_once_it_is_quiet() -> None:
+    """A burst over a third of a second is one launch call; a flood without end is acted on after half a second."""
+    world = World(1, policy=small(), report_every_s=0.01)
+    await world.run_for(60.0)
+    for _ in range(10):
+        world.submit({"cpu": 2}, 1)
+        await world.run_for(0.03)
+    await world.run_for(1.0)
+    assert len(called_at_s(world)) == 1
+
+    flood_s = world.clock.monotonic_s()
+    for _ in range(60):
+        world.submit({"cpu": 2}, 1)
+        await world.run_for(0.03)
+    assert called_at_s(world)[1] - flood_s <= 0.6
+
+
+@virtual
+async def test_a_refusal_is_answered_by_another_offer_at_once() -> None:
+    world = World(1, policy=small())
+    await world.run_for(1.0)
+    for key in world.cloud.offers:
+        if key.zone == "z1":
+            world.cloud.offers[key] = msgspec.structs.replace(world.cloud.offers[key], limit=0)
+    world.submit({"cpu": 2}, 1)
+    await world.run_for(2.0)
+    first_s, second_s = called_at_s(world)
+    answered_s = world.events(Kind.LAUNCH_ANSWERED)[0].at_s - 1_767_225_600.0
+    assert second_s - answered_s < 0.01
+    assert [one.offer.zone for one in world.machines()] == ["z2"]
+    assert second_s - first_s < 1.0
+
+
+@virtual
+async def test_a_steady_cluster_is_listed_rarely() -> None:
+    """At most a tenth of a call per machine and minute once nothing is unsettled."""
+    world = await grown(World(1, policy=small()), 30, duration_s=7200.0)
+    await world.run_for(120.0)
+    before = world.provider.calls["machines"]
+    await world.run_for(1800.0)
+    assert world.provider.calls["machines"] - before <= 0.1 * 30 * 30 + 1
+
+
+@virtual
+async def test_a_busy_answer_makes_the_node_ready_again() -> None:
+    """Work came between plan and drain: the cordon is lifted, the work finishes, and the node goes when it is idle."""
+    world = World(1, policy=small(idle_timeout_s=20.0))
+    await grown(world, 2, duration_s=10.0)
+    world.head.late_grants = 1.0
+    await world.run_until(lambda: bool(_moves(world, "draining", "busy")), within_s=120)
+    world.head.late_grants = 0.0
+    await world.run_for(1.0)
+    assert all(row.state is State.READY for row in world.ledger.instances.values())  # type: ignore[union-attr]
+    assert not any(node.cordon for node in world.head.nodes.values())
+    await world.run_until(lambda: not world.machines(), within_s=300)
+    assert world.head.finished == world.head.submitted
+    assert not world.head.forgotten_busy and not world.head.lost_units
+
+
+@virtual
+async def test_a_refused_repetition_proves_nothing() -> None:
+    """The first call worked and its answer was lost; the repetition is throttled. The row must stay until a listing."""
+    world = World(1, policy=small(), listing_lag_s=30.0)
+    await world.run_for(1.0)
+    real, answers = world.provider.launch, [UnknownOutcome("reset"), ThrottledError("slow down")]
+
+    async def launch(launches: Any) -> Any:
+        if not answers:
+            return await real(launches)
+        error = answers.pop(0)
+        if error.outcome is Outcome.UNKNOWN:
+            await real(launches)
+            for machine in world.cloud.machines.values():
+                machine.listed_s = machine.hidden_until_s = world.clock.monotonic_s() + 29.0
+        return [Answer(name=one.token, outcome=error.outcome, error=error) for one in launches]
+
+    world.provider.launch = launch  # type: ignore[method-assign]
+    world.submit({"cpu": 2}, 1)
+    await world.run_until(lambda: not answers, within_s=60)
+    await world.run_for(0.1)
+    (row,) = world.ledger.instances.values()  # type: ignore[union-attr]
+    assert row.state is State.REQUESTED
+    await world.run_until(lambda: world.head.is_idle, within_s=200)
+    assert world.cloud.launches == 1 and not world.violations
+
+
+@virtual
+async def test_a_release_that_was_lost_is_called_again() -> None:
+    world = await grown(World(1, policy=small(idle_timeout_s=5.0)), 1, duration_s=5.0)
+    world.cloud.faults = Faults(throttle=1.0)
+    await world.run_until(lambda: bool(_moves(world, "drained", "release")), within_s=120)
+    await world.run_for(30.0)
+    assert len(world.machines()) == 1
+    world.cloud.faults = CALM
+    await world.run_until(lambda: not world.machines(), within_s=200)
+
+
+@virtual
+async def test_a_machine_that_joined_is_not_released_as_overdue() -> None:
+    """`bar` answers that it joined: a fact, which stops the release."""
+    world = World(1, policy=small())
+    real = world.head.work
+
+    def hidden() -> Any:
+        return msgspec.structs.replace(real(), nodes=())
+
+    world.head.work = hidden  # type: ignore[method-assign]
+    world.policy = msgspec.structs.replace(
+        world.policy,
+        node_types=(
+            msgspec.structs.replace(
+                world.policy.node_types[0],
+                deadlines=msgspec.structs.replace(world.policy.node_types[0].deadlines, booting_s=60.0),
+            ),
+        ),
+    )
+    world.submit({"cpu": 2}, 1, 300.0)
+    await world.run_until(lambda: bool(_moves(world, "booting", "joined")), within_s=300)
+    assert len(world.machines()) == 1 and not world.events(Kind.RELEASE_CALLED)
+
+
+@virtual
+async def test_without_the_head_nothing_is_bought_or_released() -> None:
+    world = await grown(World(1, policy=small(idle_timeout_s=5.0)), 2, duration_s=5.0)
+    world.head.is_up = False
+    for stream in world.head._streams:
+        stream.set()
+    before = world.provider.calls["launch"], world.provider.calls["release"]
+    await world.run_for(900.0)
+    assert (world.provider.calls["launch"], world.provider.calls["release"]) == before
+    assert world.autoscaler is not None and world.autoscaler.waiting_for == "the head: the head is down"
+    assert world.is_running
+    world.head.is_up = True
+    await world.run_until(lambda: not world.machines(), within_s=300)
+
+
+@virtual
+async def test_a_full_disk_stops_orders_and_says_so() -> None:
+    world = World(1, policy=small())
+    await world.run_for(5.0)
+    pages = world.disk.execute("PRAGMA page_count").fetchone()[0]
+    world.disk.execute(f"PRAGMA max_page_count = {pages}")
+    world.submit({"cpu": 2}, 50, 20.0)
+    await world.run_for(30.0)
+    assert not world.cloud.machines
+    report = world.autoscaler.report()  # type: ignore[union-attr]
+    assert any("full" in alarm for alarm in report.alarms) and "full" in report.waiting_for
+    world.disk.execute("PRAGMA max_page_count = 1000000")
+    await world.run_until(lambda: world.head.is_idle, within_s=300)
+    assert not world.autoscaler.report().alarms  # type: ignore[union-attr]
+
+
+@virtual
+async def test_one_bad_instance_does_not_stop_the_others() -> None:
+    world = await grown(World(1, policy=small(idle_timeout_s=5.0)), 3, duration_s=5.0)
+    bad, real = min(world.head.nodes), world.head.drain
+
+    async def drain(instance_id: str, *args: Any) -> None:
+        if instance_id == bad:
+            raise ValueError("this one is cursed")
+        await real(instance_id, *args)
+
+    world.head.drain = drain  # type: ignore[method-assign]
+    await world.run_until(lambda: len(world.machines()) == 1, within_s=200)
+    assert [one.instance_id for one in world.machines()] == [bad]
+    assert any("cursed" in event.fields["why"] for event in world.events(Kind.ALARM))
+
+
+@virtual
+async def test_a_planner_that_fails_is_an_alarm_and_no_hot_loop() -> None:
+    state = {"fails": True}
+
+    def planner(snapshot: Any, policy: Any, seed: int) -> Any:
+        if state["fails"]:
+            raise RuntimeError("cannot plan")
+        return improve(snapshot, policy, seed)
+
+    world = World(1, policy=small(), improve=planner)
+    world.submit({"cpu": 2}, 1, 20.0)
+    await world.run_for(60.0)
+    assert world.autoscaler is not None and world.autoscaler.rounds < 60
+    assert "cannot plan" in world.autoscaler.alarms["round"]
+    state["fails"] = False
+    await world.run_until(lambda: world.head.is_idle, within_s=120)
+    assert not world.autoscaler.alarms
+
+
+@virtual
+async def test_a_cordon_that_lapsed_takes_the_node_back_instead_of_releasing_it() -> None:
+    world = await grown(World(1, policy=small(idle_timeout_s=5.0)), 1, duration_s=5.0)
+    hands = world.autoscaler._hands  # type: ignore[union-attr]
+    hands._cordon_left_s = lambda row: 30.0  # type: ignore[method-assign]
+    await world.run_until(lambda: bool(_moves(world, "drained", "undrain")), within_s=120)
+    assert not world.events(Kind.RELEASE_CALLED)
+    assert len(world.machines()) == 1
+
+
+@virtual
+async def test_a_changed_policy_is_used_at_once() -> None:
+    world = World(1, policy=small())
+    world.policy = msgspec.structs.replace(world.policy, max_workers=2)
+    world.submit({"cpu": 2}, 5, 600.0)
+    await world.run_for(30.0)
+    assert len(world.machines()) == 2
+    world.autoscaler.set_policy(msgspec.structs.replace(world.policy, max_workers=5))  # type: ignore[union-attr]
+    world.policy = msgspec.structs.replace(world.policy, max_workers=5)
+    await world.run_for(1.0)
+    assert len(world.machines()) == 5
+
+
+@virtual
+async def test_an_instance_that_is_released_cannot_join_again() -> None:
+    world = await grown(World(1, policy=small(idle_timeout_s=5.0)), 1, duration_s=5.0)
+    world.cloud.faults = Faults(throttle=1.0)
+    await world.run_until(lambda: bool(_moves(world, "drained", "release")), within_s=120)
+    (machine,) = world.machines()
+    assert not world.head.join(machine.instance_id, "s2", machine.resources)
+
+
+@virtual
+async def test_a_gang_is_held_for_and_let_go_when_it_is_taken_back() -> None:
+    world = World(1, policy=small(idle_timeout_s=5.0, gang_hold_s=600.0))
+    world.submit_gang("g", [{"cpu": 2}] * 3, 60.0)
+    await world.run_for(5.0)
+    assert {hold.gang for hold in world.ledger.holds.values()} == {"g"}  # type: ignore[union-attr]
+    world.head.remove_gang("g")
+    await world.run_for(1.0)
+    assert not world.ledger.holds  # type: ignore[union-attr]
+    await world.run_until(lambda: not world.machines(), within_s=300)
+
+
+@virtual
+async def test_a_smaller_node_than_promised_is_learned() -> None:
+    world = World(1, policy=small(), faults=Faults(smaller=1.0))
+    await grown(world, 1)
+    await world.run_for(1.0)
+    (usable,) = world.ledger.usable.values()  # type: ignore[union-attr]
+    (promised,) = {one.resources["memory"] for key, one in world.cloud.offers.items() if key.machine_type == "s2"}
+    assert usable.resources["memory"] == promised * 9 // 10
+
+
+@virtual
+async def test_the_report_says_what_there_is_and_what_it_costs() -> None:
+    world = await grown(World(1, policy=small()), 3, duration_s=1000.0)
+    world.submit({"cpu": 1000}, 1)
+    await world.run_for(600.0)
+    report = world.head.report
+    assert report is not None and report.session == 1
+    assert {one.state for one in report.instances} == {"ready"} and len(report.instances) == 3
+    assert report.usd_per_hour == pytest.approx(0.3)
+    assert report.usd_spent == pytest.approx(0.3 * 630 / 3600, rel=0.1)
+    assert [one.verdict for one in report.unmet] == ["infeasible"]
+    assert report.is_price_complete
+
+
+@virtual
+async def test_a_jump_of_the_wall_clock_gives_everyone_a_minute() -> None:
+    world = World(1, policy=small(), faults=Faults(never_join=1.0))
+    world.submit({"cpu": 2}, 1)
+    await world.run_for(595.0)
+    world.clock._wall_start_s += 3600.0
+    await world.run_for(30.0)
+    assert not world.events(Kind.RELEASE_CALLED)
+    assert any(event.fields["what"] == "clock" for event in world.events(Kind.ALARM))
+    await world.run_for(60.0)
+    assert world.events(Kind.RELEASE_CALLED)
+
+
+@virtual
+async def test_the_first_plan_waits_for_a_complete_listing() -> None:
+    plans: list[Plan] = []
+
+    def planner(snapshot: Any, policy: Any, seed: int) -> Any:
+        assert snapshot.is_listed
+        for plan in improve(snapshot, policy, seed):
+            plans.append(plan)
+            yield plan
+
+    world = World(1, policy=small(), improve=planner, faults=Faults(short_list=1.0))
+    world.submit({"cpu": 2}, 1)
+    await world.run_for(60.0)
+    assert not plans
+    world.cloud.faults = CALM
+    await world.run_until(lambda: bool(world.machines()), within_s=30)
+
+
+@virtual
+async def test_lifetime_is_said_once() -> None:
+    world = World(1, policy=small(lifetime_s=100.0))
+    await world.run_for(300.0)
+    assert world.ends == ["its lifetime of 100 s is over"]
+
+
+@virtual
+async def test_stop_leaves_machines_and_ledger_as_they_are() -> None:
+    world = await grown(World(1, policy=small()), 2, duration_s=600.0)
+    await world.stop()
+    rows = {row.instance_id for row in world.ledger.instances.values()}  # type: ignore[union-attr]
+    assert len(world.machines()) == 2
+    world.start()
+    await world.run_for(90.0)
+    assert {row.instance_id for row in world.ledger.instances.values()} == rows  # type: ignore[union-attr]
+    assert len(world.machines()) == 2
+    assert isinstance(world.disk, sqlite3.Connection)
+
+
+def _moves(world: World, before: str, cause: str) -> list[Any]:
+    return [
+        event
+        for event in world.events(Kind.INSTANCE_STATE)
+        if event.fields["before"] == before and event.fields["cause"] == cause
+    ]
