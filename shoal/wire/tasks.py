@@ -65,7 +65,7 @@ ITEM: Final = 14
 CONSUMED: Final = 15
 """n, count: the caller has taken so many items (back-pressure)."""
 KEPT: Final = 16
-"""n: arguments of the task hold refs that outlive it; said just before its RESULT."""
+"""n, [owner, ...]: refs of these owners among the task's arguments outlive it; said just before its RESULT."""
 LOST: Final = 17
 """n, object: the receiver's object cannot be read where it was said to be; make it again."""
 STOP_STREAM: Final = 18

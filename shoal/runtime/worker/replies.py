@@ -32,6 +32,7 @@ class Replies:
         self.kept = False
         """Whether the last call's arguments held refs (so that its reply must say which outlive it)."""
         self.outflows = Outflows(self)
+        self._is_owner = False
         self._rows: collections.deque[Any] = collections.deque(maxlen=ROWS_WAITING_MAX)
         self.rows = self._rows.append
         self._sent_at = 0.0
@@ -80,15 +81,15 @@ class Replies:
         return codec.read(format, data, holds)
 
     def keep(self, link: Link, n: int, holds: dict[bytes, Hold]) -> None:
-        """Before the reply: say whether refs among the arguments are still held here."""
-        is_kept = False
+        """Before the reply: say whose refs among the arguments are still held here; nobody will release the others."""
+        kept = []
         for owner in tuple(holds):
             hold = holds.pop(owner)
             if sys.getrefcount(hold) > 2:  # somebody beside this variable and the call holds it
                 hold.is_implicit = False
-                is_kept = True
-        if is_kept:
-            link.out.append((wire.KEPT, n))
+                kept.append(owner)
+        if kept:
+            link.out.append((wire.KEPT, n, kept))
 
     # ---------------------------------------------------------------------------------------------- results
 
@@ -126,6 +127,16 @@ class Replies:
         """The caller will hold these refs: ours are pinned, other owners are told before we let go."""
         with self._core.lock:
             self._session.results.lend_all(caller, token, [ref for ref in refs if ref._owner != caller])
+            self.tell_owner()
+
+    def tell_owner(self) -> None:
+        """Tell the agent whether others hold refs of objects (or actors) of ours: then we must not be ended when idle."""
+        core = self._core
+        is_owner = bool(core.lending.held or core.escaped.refs or self._session.actors.has_own)
+        if is_owner is not self._is_owner:
+            self._is_owner = is_owner
+            core.agent.out.append((wire.OWNS, is_owner))
+            core.agent.flush()
 
     def failed(self, error: BaseException, link: Link, n: int, name: str, actor: Any = None) -> tuple[int, Any]:
         """Return an error as it travels to the caller. Ends the process where user code asked for that."""
@@ -218,7 +229,10 @@ class Replies:
         return bool(self._rows)
 
     def tick(self, now: float) -> None:
-        """Tell the agent what ran, about once a second."""
+        """Tell the agent what ran, about once a second, and whether we own what others hold."""
+        if self._is_owner or self._core.escaped.refs or self._session.actors.has_own:
+            with self._core.lock:
+                self.tell_owner()
         if self._rows and (now - self._sent_at >= ROWS_PAUSE_S or len(self._rows) >= ROWS_PER_SEND):
             self._sent_at = now
             self._send_rows()
