@@ -620,8 +620,9 @@ async def test_frames_and_control_work_over_tls(tmp_path: Path) -> None:
     trusting = ssl.create_default_context(cadata=certificate.decode())
     credential = Credential(UID, fresh_secret())
     head = HeadServer(CLOCK, credential, serving, MemoryJournal(), MemoryLog(CLOCK), HeadSettings(cluster_uid=UID))
-    [address] = await head.start(ANY)
-    control = await head.start_control(ANY, server_credentials(certificate, key))
+    [address] = await head.start(ANY, ANY, grpc_credentials=server_credentials(certificate, key))
+    control = head.control_address
+    assert control is not None
 
     agent = Agent(await dial(address, trusting, credential.lowered(Role.NODE), type=told.TO_AGENT))
     agent.join()

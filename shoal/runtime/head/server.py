@@ -94,11 +94,17 @@ class HeadServer:
     # ------------------------------------------------------------------------------------------- life
 
     async def start(
-        self, frames: Address | Sequence[Address], grpc_address: Address | None = None, *, grpc_after_s: float = 0.0
+        self,
+        frames: Address | Sequence[Address],
+        grpc_address: Address | None = None,
+        *,
+        grpc_after_s: float = 0.0,
+        grpc_credentials: Any = None,
     ) -> list[Address]:
         """Read the journal, listen for agents, and return the real addresses.
 
-        `grpc_address` starts the control API as well, `grpc_after_s` later in the background if above 0.
+        `grpc_address` starts the control API as well, `grpc_after_s` later in the background if above 0;
+        `grpc_credentials` (`shoal.runtime.head.control.server_credentials`) encrypts it.
 
         Raises:
             UserError: the journal is not this cluster's, or an address cannot be bound.
@@ -119,10 +125,10 @@ class HeadServer:
         self._tick()
         if grpc_address is not None:
             if grpc_after_s > 0:
-                self._spawn(self._start_later(grpc_address, grpc_after_s))
+                self._spawn(self._start_later(grpc_address, grpc_after_s, grpc_credentials))
             else:
                 try:
-                    await self.start_control(grpc_address)
+                    await self.start_control(grpc_address, grpc_credentials)
                 except UserError:
                     await self.stop()
                     raise
@@ -320,9 +326,9 @@ class HeadServer:
             for number, (at_s, kind, fields) in enumerate(self._events)
         ]
 
-    async def _start_later(self, address: Address, after_s: float) -> None:
+    async def _start_later(self, address: Address, after_s: float, server_credentials: Any) -> None:
         await asyncio.sleep(after_s)
-        await self.start_control(address)
+        await self.start_control(address, server_credentials)
 
     async def _shut(self) -> None:
         loop = asyncio.get_running_loop()

@@ -317,3 +317,42 @@ def test_a_selector_is_obeyed() -> None:
     assert len(gpu.heard(told.StartActor)) == 1 and not one.heard(told.StartActor)
     [demand] = desk.core.work(desk.now_s).classes
     assert demand.selector.hard == {"kind": "gpu"}
+
+
+def test_kills_and_drops_reach_an_agent_that_was_out_of_touch() -> None:
+    desk = Desk()
+    node, other = desk.node(), desk.node()
+    killed, dropped, ended = (node.actor(max_restarts=1) for _ in range(3))
+    for actor_id in (killed, dropped, ended):
+        node.up(actor_id)
+    node.close()
+    other.ask("kill_actor", actor_id=killed, no_restart=False)
+    other.ask("drop_actor", actor_id=dropped)
+    other.ask("kill_actor", actor_id=ended, no_restart=True)
+
+    node.join(actors=[told.ActorHere(actor_id, 0, ["a"]) for actor_id in (killed, dropped, ended)])
+
+    kills = {one.actor_id: one.why for one in node.heard(told.KillActor)}
+    assert kills == {killed: "killed", dropped: "dropped", ended: "superseded"}
+
+
+def test_a_node_that_was_away_over_a_restart_learns_which_jobs_ended_and_drivers_stay_dead() -> None:
+    before = Desk()
+    driver, away = before.node(), before.node()
+    job = driver.ask("start_job", entrypoint="x", namespace="", pid=1, process=driver.process)["job"]
+    away.close()
+    driver.say(told.Died(driver.process, "gone", True))
+
+    desk = Desk(before.rows)
+    away.desk = desk
+    away.join()
+
+    assert [one.job for one in away.heard(told.Revoke)] == [job]
+    assert away.ask("is_alive", processes=[driver.process]) == [False]
+
+
+def test_an_actor_that_is_too_large_for_the_journal_is_refused() -> None:
+    desk = Desk(spec_bytes_max=100)
+    node = desk.node()
+
+    assert "use put" in node.refused("create_actor", actor_id=b"a", job="", class_name="A", spec=b"x" * 101)[1]

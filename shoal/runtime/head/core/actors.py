@@ -36,6 +36,8 @@ class Actor(msgspec.Struct, kw_only=True):
     class_key: str = ""
     refused_by: str = ""
     refusals: int = 0
+    killed_generation: int = -1
+    """The newest incarnation that somebody killed: its agent hears of it again after a reconnect."""
 
 
 class Actors:
@@ -115,6 +117,7 @@ class Actors:
             return
         row = actor.row
         if row.node_id:
+            actor.killed_generation = row.generation
             self._nodes.send(row.node_id, KillActor(row.actor_id, row.generation, why), is_durable=True)
         if no_restart:
             self._die(actor, "killed", why)
@@ -192,6 +195,10 @@ class Actors:
                 before, row.state = row.state, ActorState.ALIVE
                 row.address = one.address
                 self._changed(actor, before)
+            if row.is_dropped:
+                self._out.send(member.connection, KillActor(one.actor_id, one.generation, DROPPED))
+            elif actor.killed_generation >= one.generation:
+                self._out.send(member.connection, KillActor(one.actor_id, one.generation, "killed"))
         for actor_id in tuple(self._by_node.get(member.node_id, ())):
             if actor_id in listed:
                 continue

@@ -159,6 +159,11 @@ class Asks:
             creator=caller.process,
             creator_node=caller.node_id,
         )
+        size, most = len(row.spec) + len(row.handle), self._out.settings.spec_bytes_max
+        if size > most:
+            raise Rejected(
+                "ValueError", f"actor {row.class_name}: at most {most} bytes of arguments, got {size}; use put"
+            )
         return self._core.actors.create(row, is_getting=bool(args.get("get_if_exists")))
 
     def _watch_actor(self, caller: Caller, args: dict[str, Any]) -> Any:

@@ -289,7 +289,7 @@ class HeadCore:
         self.actors.node_back(member, join.actors)
         self.groups.node_back(member, join.bundles)
         self.orders.node_back(member)
-        for job in member.jobs_ended:
+        for job in self.jobs.newest_ended() if was_missing else member.jobs_ended:
             self.out.send(connection, Revoke(job, "it ended while this node was out of touch"))
         member.jobs_ended = []
         if was_missing:

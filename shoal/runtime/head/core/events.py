@@ -131,6 +131,8 @@ class HeadSettings(msgspec.Struct, frozen=True, kw_only=True):
     classes_max: int = 500
     dead_max: int = 10_000
     """How many dead actors, nodes and ended jobs are remembered for listings."""
+    spec_bytes_max: int = 64 * 2**20
+    """Largest actor: its class's arguments and handle, which are journaled. Larger ones belong in `put`."""
     keys_bytes_max: int = 64 * 2**20
     key_bytes_max: int = 8 * 2**20
     wall_at_zero_s: float = 0.0

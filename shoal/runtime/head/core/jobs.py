@@ -14,6 +14,8 @@ from shoal.runtime.head.core.nodes import Nodes
 from shoal.runtime.head.core.rows import JobRow, MetaRow
 from shoal.wire.messages import Revoke
 
+TOLD_AGAIN_MAX = 100
+
 
 class Jobs:
     """Every running job, and the newest ended ones."""
@@ -94,8 +96,13 @@ class Jobs:
         for row in sorted(rows.values(), key=lambda one: one.began_wall_s):
             if row.is_ended:
                 self.ended[row.job] = row
+                self._nodes.note_death(row.process, row.why)
             else:
                 self._take(row)
+
+    def newest_ended(self) -> list[str]:
+        """Return the jobs that ended last: what a node must hear that was away since before this head started."""
+        return list(self.ended)[-TOLD_AGAIN_MAX:]
 
     def rows(self) -> list[JobRow]:
         """Return every job known, oldest first."""

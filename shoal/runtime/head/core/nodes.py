@@ -255,6 +255,9 @@ class Nodes:
         while len(self.dead) > settings.dead_max:
             oldest, _ = self.dead.popitem(last=False)
             self._out.journal("nodes", oldest, None)
+            for key in [key for key, join in self._joins.items() if join.node_id == oldest]:
+                del self._joins[key]
+                self._out.journal("joins", key, None)
         for other in self.alive.values():
             self._out.send(other.connection, Tell(b"", "node-died", {"node_id": row.node_id, "why": why}))
 
