@@ -6,6 +6,7 @@ on, so that the agent can refuse it when work came in between.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -103,6 +104,21 @@ def frozen_until(recent: Sequence[Recent]) -> dict[str, float]:
     return found
 
 
+class Memory(msgspec.Struct, frozen=True):
+    """What hysteresis remembers of each node type: until when idle drain is frozen, when one was launched last."""
+
+    frozen_until_s: dict[str, float]
+    launched_s: dict[str, float]
+
+
+def _memory(snapshot: Snapshot, policy: Policy) -> Memory:
+    launched_s: dict[str, float] = {}
+    for one in snapshot.recent:
+        if one.launched_s > launched_s.get(one.node_type, -math.inf):
+            launched_s[one.node_type] = one.launched_s
+    return Memory(frozen_until(snapshot.recent) if policy.flap_s > 0 else {}, launched_s)
+
+
 def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Kept]]:
     snapshot, policy = draft.snapshot, draft.policy
     forced = draft.forced
@@ -120,7 +136,7 @@ def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Ke
         elif node.idle_s is not None and not node.is_head and not node.is_cordoned:
             idle.append((one, node))
     if idle:
-        frozen = frozen_until(snapshot.recent) if policy.flap_s > 0 else {}
+        memory = _memory(snapshot, policy)
         # The dearest goes first where `min_workers` lets only some go.
         idle.sort(key=lambda pair: (-(pair[0].price_micro or 0), -(pair[1].idle_s or 0.0), pair[0].instance_id))
     for one, node in idle:
@@ -128,7 +144,7 @@ def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Ke
         assert kind is not None or draft.calm, "a type gone from the configuration is forced to drain"
         stand = stands.get(one.instance_id)
         used = stand.used if stand is not None else ""
-        why = draft.calm or (kind and _why_it_stays(draft, one, node, kind, used, there[kind.name], frozen)) or ""
+        why = draft.calm or (kind and _why_it_stays(draft, one, node, kind, used, there[kind.name], memory)) or ""
         if why:
             kept.append(Kept(instance_id=one.instance_id, why=why))
         else:
@@ -148,7 +164,7 @@ def _why_it_stays(
     kind: NodeType,
     used: str,
     there: int,
-    frozen: dict[str, float],
+    memory: Memory,
 ) -> str:
     """Return why an idle node stays, `` if it may go; the most binding reason first."""
     snapshot, policy = draft.snapshot, draft.policy
@@ -168,25 +184,21 @@ def _why_it_stays(
     up_s = snapshot.now_s - (one.created_s if one.ready_s is None else one.ready_s)
     if up_s < kind.min_up_s:
         return f"up for {up_s:.0f} s of min_up {kind.min_up_s:.0f} s"
-    until_s = frozen.get(kind.name, 0.0)
+    until_s = memory.frozen_until_s.get(kind.name, 0.0)
     if until_s > snapshot.now_s:
         return (
             f"`{kind.name}` was launched and released three times within an hour; "
             f"idle drain is frozen for {until_s - snapshot.now_s:.0f} s more"
         )
-    return _why_flap(snapshot, policy, one, kind)
+    return _why_flap(snapshot, policy, one, kind, memory)
 
 
-def _why_flap(snapshot: Snapshot, policy: Policy, one: Instance, kind: NodeType) -> str:
+def _why_flap(snapshot: Snapshot, policy: Policy, one: Instance, kind: NodeType, memory: Memory) -> str:
     """Return why a node of a type that was launched a moment ago stays, unless giving it back pays for two boots."""
-    launched_s = [
-        it.launched_s
-        for it in snapshot.recent
-        if it.node_type == kind.name and snapshot.now_s - it.launched_s < policy.flap_s
-    ]
-    if not launched_s:
+    launched_s = memory.launched_s.get(kind.name)
+    if launched_s is None or snapshot.now_s - launched_s >= policy.flap_s:
         return ""
-    since_s = snapshot.now_s - max(launched_s)
+    since_s = snapshot.now_s - launched_s
     left_s = policy.flap_s - since_s
     boot_s = next((offer.boot_typical_s for offer in snapshot.offers if offer.key == one.offer), 60.0)
     if one.price_micro and left_s > 2 * boot_s:
