@@ -27,6 +27,7 @@ from shoal.foundation.errors import Held, UserError
 from shoal.guard import processes
 from shoal.guard.machine import Child, MachineSpec
 from shoal.guard.spawn import reap, spawn_guard
+from shoal.transport import address as addresses
 from shoal.transport import discovery
 from shoal.transport.discovery import ClusterFile, write_private
 from shoal.wire.hello import Role, fresh_secret, secret_for
@@ -175,6 +176,7 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
         log_dir=str(logs / HEAD_INSTANCE),
         secret_file=str(runtime / "node.secret"),
         is_head=True,
+        listen=_beside(frames[0]),
         object_store_bytes=wanted.object_store_bytes,
     )
     write_private(folder / "head.json", msgspec.json.encode(head))
@@ -221,6 +223,12 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
             version=shoal.__version__,
         ),
     )
+
+
+def _beside(frames: str) -> list[str]:
+    """Return where the head machine's agent listens for other hosts: where the head does, on a port of its own."""
+    head = addresses.parse(frames)
+    return [] if head.is_loopback else [str(addresses.Address("tcp", head.host, 0))]
 
 
 def _child(role: str, spec: Path) -> Child:

@@ -41,6 +41,10 @@ from shoal.wire import tasks as wire
 from shoal.wire.hello import Role
 
 
+IDLE_WORKER_S = 5.0
+"""How long idle workers beyond the warm ones are kept."""
+
+
 class Agent:
     """One node. Make it inside a running loop, `await start()`, `await ended.wait()`, `await stop()`."""
 
@@ -104,6 +108,8 @@ class Agent:
             wire.ACTOR_FAILED: self._on_actor_failed,
             wire.STORE: lambda client, m: self.objects.on_request(client, m),
             wire.LOCAL: self._on_local,
+            wire.OWNS: self._on_owns,
+            wire.USED_UP: self._on_used_up,
             wire.PRINTED: lambda client, m: self.logs.printed(client, m[1], m[2]),
         }
 
@@ -166,7 +172,7 @@ class Agent:
             self.objects.tick()
             self.state.tick()
             self.drain.tick()
-            self.pool.end_idle(older_than_s=30.0)
+            self.pool.end_idle(older_than_s=IDLE_WORKER_S)
             await self.state.watch_memory()
 
     # ---------------------------------------------------------------------------------------------- clients
@@ -306,6 +312,7 @@ class Agent:
             "secret": secret.hex(),
             "agent": f"unix:{self.settings.session / 'agent.sock'}",
             "session": str(self.settings.session),
+            "listen_host": parse(self.settings.listen[0]).host if self.settings.listen else "",
             "log_dir": str(self.log_dir),
             "log_bytes_max": self.settings.log_bytes_max,
             "log_files_max": self.settings.log_files_max,
@@ -378,6 +385,14 @@ class Agent:
     def _on_ask(self, client: Client, message: list[Any]) -> None:
         _, n, what, args = message
         self.head.ask(client.process, what, args, lambda is_ok, value: client.tell(wire.ANSWER, n, is_ok, value))
+
+    def _on_owns(self, client: Client, message: list[Any]) -> None:
+        if client.worker is not None:
+            client.worker.is_owner = message[1]
+
+    def _on_used_up(self, client: Client, message: list[Any]) -> None:
+        if client.worker is not None:
+            client.worker.is_reusable = False
 
     def _on_local(self, client: Client, message: list[Any]) -> None:
         _, n, what, args = message
