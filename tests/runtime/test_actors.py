@@ -223,9 +223,9 @@ def test_kill_without_no_restart_restarts() -> None:
 def test_exit_actor_ends_it_for_good() -> None:
     counter = Counter.options(max_restarts=5).remote()
     pid = shoal.get(counter.pid.remote())
-    assert shoal.get(counter.exit.remote()) is None
-    with pytest.raises(exceptions.ActorDiedError):
-        shoal.get(counter.add.remote(), timeout=10)
+    for call in (counter.exit, counter.add):
+        with pytest.raises(exceptions.ActorDiedError):
+            shoal.get(call.remote(), timeout=10)
     eventually(lambda: not _is_alive(pid))
     with pytest.raises(TypeError):
         exit_actor()

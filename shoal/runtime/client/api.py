@@ -251,7 +251,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if isinstance(refs, list):
         for ref in refs:
             if type(ref) is not ObjectRef:
-                raise ValueError(f"get: expected a list of ObjectRefs, got a `{type(ref).__name__}` in it")
+                raise TypeError(f"get: expected a list of ObjectRefs, got a `{type(ref).__name__}` in it")
         return found.values.get_many(refs, timeout)
     if isinstance(refs, ObjectRefGenerator):
         return refs
@@ -276,7 +276,7 @@ def wait(
     """Return (ready, not ready): at most `num_returns` ready ones, fewer only after `timeout` seconds. Failed counts as ready.
 
     Raises:
-        ValueError: refs are given twice, there are none, or `num_returns` is out of range.
+        ValueError: refs are given twice, or `num_returns` is out of range.
         TypeError: `refs` is no list of refs.
     """
     found = _session
@@ -289,6 +289,8 @@ def wait(
             raise TypeError(f"wait: expected a list of ObjectRefs, got `{type(refs).__name__}`")
         refs = list(refs)
     total = len(refs)
+    if not total:
+        return [], []
     is_plain = all(kind is ObjectRef for kind in set(map(type, refs)))
     if not is_plain:
         for ref in refs:

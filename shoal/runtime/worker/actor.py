@@ -115,6 +115,16 @@ class ActorBase:
         link.out.append(message)
         self.core.dirty.add(link)
 
+    def answer_exit(self, link: Link, n: int) -> None:
+        """Answer the call in which the actor chose to end (as in Ray, by an error), and end."""
+        from shoal.exceptions import ActorDiedError
+
+        error = ActorDiedError(
+            "exit_actor() was called", actor_id=self.actor_id.hex(), class_name=self.class_name
+        )
+        self.answer(link, (wire.RESULT, n, wire.ERROR, pickle.dumps(error), 0))
+        self.exit()
+
     def exit(self) -> None:
         """End the process of the actor's own wish; results go out first."""
         self.replies.last_words()
@@ -179,13 +189,13 @@ class SyncActor(ActorBase):
                 executor.current = None
         except ActorExit:
             executor.current = None
-            self._answer_exit(link, n, started)
+            self.answer_exit(link, n)
             return
         except BaseException as error:
             executor.current = None
             is_ok = False
             if isinstance(error, SystemExit):
-                self._answer_exit(link, n, started)
+                self.answer_exit(link, n)
                 return
             format, value = replies.failed(error, link, n, f"{self.class_name}.{name}", self)
         ended = perf_counter()
@@ -199,10 +209,6 @@ class SyncActor(ActorBase):
         replies.rows((link.peer, n, name, started, ended, is_ok))
         if duration_us > 500 or len(link.out) >= 64:
             core.flush()
-
-    def _answer_exit(self, link: Link, n: int, started: float) -> None:
-        self.answer(link, (7, n, wire.NATIVE, None, int((perf_counter() - started) * 1e6)))
-        self.exit()
 
 
 def build(executor: Executor, actor_id: bytes, generation: int, spec: bytes, options: dict[str, Any]) -> ActorBase | None:

@@ -147,8 +147,7 @@ class AsyncActor(ActorBase):
             else:
                 format, value = replies.special_result(value, link, n, message[5], name)
         except (ActorExit, SystemExit):
-            self.answer(link, (7, n, 0, None, 0))
-            self.exit()
+            self.answer_exit(link, n)
             return
         except asyncio.CancelledError:
             is_ok = False
