@@ -222,6 +222,20 @@ def test_a_full_shared_memory_is_an_error_not_a_dead_process(node: Make, small_d
 
 
 @pytest.mark.needs_root
+def test_a_segment_that_has_memory_only_in_part_is_written_safely(node: Make, small_disk: Path) -> None:
+    agent = node(256 * MIB, root=small_disk)
+    for _ in range(3):  # written, known, mapped
+        agent.store.free([agent.put(np.ones(8 * MIB, dtype=np.uint8))])
+    (small_disk / "filler").write_bytes(bytes(14 * MIB))
+
+    with pytest.raises(ObjectStoreFullError, match="its file system is smaller"):
+        agent.put(np.ones(15 * MIB, dtype=np.uint8))
+
+    (small_disk / "filler").unlink()
+    assert (agent.get(agent.put(np.full(15 * MIB, 3, dtype=np.uint8))) == 3).all()
+
+
+@pytest.mark.needs_root
 def test_an_arriving_object_that_finds_no_memory_is_refused(node: Make, small_disk: Path) -> None:
     source, target = node(64 * MIB), node(256 * MIB, root=small_disk)
     object_id = source.put(np.ones(32 * MIB, dtype=np.uint8))

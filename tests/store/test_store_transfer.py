@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_rig import CREDENTIAL, MIB, CuttingProxy, Node
 
@@ -288,18 +288,21 @@ def test_the_same_over_tls(node: Make, tmp_path: Path) -> None:
     twin(source, object_id, target)
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=24, max_size=24), st.integers(0, 2**63), st.integers(0, 64 * MIB))
 def test_requests_survive_the_wire(object_id: bytes, offset: int, length: int) -> None:
     request = Request(object_id, offset, length)
     assert decode_request(encode_request(request)) == request
 
 
+@settings(deadline=None)
 @given(st.sampled_from(Status), *[st.integers(0, 2**63)] * 3)
 def test_answers_survive_the_wire(status: Status, size: int, offset: int, length: int) -> None:
     answer = Answer(status, size, offset, length)
     assert decode_answer(encode_answer(answer)) == answer
 
 
+@settings(deadline=None)
 @given(at=st.integers(0, ANSWER_BYTES - 1), bit=st.integers(0, 7))
 def test_every_flipped_bit_is_noticed(at: int, bit: int) -> None:
     answer = bytearray(encode_answer(Answer(Status.OK, 100, 0, 100)))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests_store_desk import MIB, Desk
 
@@ -240,6 +240,7 @@ def test_closing_keeps_what_is_still_seen(house: House) -> None:
     assert value[99_999] == 99_999
 
 
+@settings(deadline=None)
 @given(st.integers(0, 9 * MIB), st.integers(0, 63))
 def test_copies_are_exact(tmp_path_factory: pytest.TempPathFactory, size: int, shift: int) -> None:
     path = tmp_path_factory.getbasetemp() / "copies"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.runtime.store import values
@@ -44,6 +44,7 @@ plain = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(plain)
 def test_plain_values_come_back_equal_and_of_the_same_type(value: Any) -> None:
     found = carried(value)
@@ -51,6 +52,7 @@ def test_plain_values_come_back_equal_and_of_the_same_type(value: Any) -> None:
     assert type(found) is type(value)
 
 
+@settings(deadline=None)
 @given(plain)
 def test_natives_survive_msgpack(value: Any) -> None:
     import msgspec
@@ -189,12 +191,14 @@ def test_unpicklable_values_raise_their_own_error() -> None:
         dump(endless)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_garbage_is_refused_without_harm(data: bytes) -> None:
     with pytest.raises(BadLayout):
         parts(memoryview(data))
 
 
+@settings(deadline=None)
 @given(cut=st.integers(0, 400), at=st.integers(0, 47), to=st.integers(0, 255))
 def test_damaged_headers_never_reach_beyond_the_value(cut: int, at: int, to: int) -> None:
     data = bytearray(dump([np.arange(20), np.arange(9)]).packed())
