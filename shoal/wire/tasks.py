@@ -49,7 +49,7 @@ SPECIAL_CALL: Final = 6
 RESULT: Final = 7
 """n, format, data, duration_us: the answer to TASK, CALL, ASK_VALUE; a format of SEVERAL holds `[[format, data], ...]`."""
 UNSTARTED: Final = 8
-"""[n, ...]: tasks that the worker gives back unstarted: it blocks, or runs a long one."""
+"""[n, ...], is_final: tasks that the worker gives back unstarted: it blocks, or runs a long one; final: it is used up."""
 ASK_VALUE: Final = 9
 """n, object: the value of the receiver's object, once it is ready; answered by RESULT."""
 ASK_READY: Final = 10
@@ -104,6 +104,8 @@ PRINTED: Final = 43
 """[line, ...], is_error: what the worker's code printed, for its driver."""
 OWNS: Final = 45
 """is_owner: others hold refs of this worker's objects, so it must not be ended while it is idle."""
+USED_UP: Final = 46
+"""Nothing follows: this worker has run its `max_calls` tasks and shall not be leased again."""
 LOCAL: Final = 44
 """n, what, args: a request that the agent answers itself."""
 

@@ -111,9 +111,10 @@ class Leases:
         worker = lease.worker
         if worker is not None and not worker.is_dead:
             worker.lease = None
-            if not is_reusable or lease.row.is_single_use or worker.kill_why:
-                self._pool.kill(worker, worker.kill_why or "used up")
+            if worker.kill_why:
+                self._pool.kill(worker, worker.kill_why)
             else:
+                worker.is_reusable = worker.is_reusable and is_reusable and not lease.row.is_single_use
                 self._pool.put_back(worker)
         self.schedule_soon()
 

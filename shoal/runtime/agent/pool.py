@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FORKS_AT_ONCE = 4
 """More at once only slow each other down."""
 START_LIMIT_S = 30.0
+LINGER_S = 0.05
+"""How long a used-up worker may take to say that others hold refs of its objects."""
 
 
 class Worker:
@@ -39,6 +41,7 @@ class Worker:
         "grip",
         "idle_since",
         "is_dead",
+        "is_owner",
         "is_ready",
         "is_reusable",
         "job",
@@ -61,6 +64,8 @@ class Worker:
         self.client: Client | None = None
         self.is_ready = self.is_dead = False
         self.is_reusable = True
+        self.is_owner = False
+        """Others hold refs of its objects: it must live on, even idle."""
         self.lease: Any = None
         self.actor: Any = None
         self.grip: Grip | None = None
@@ -93,6 +98,7 @@ class Pool:
         self.workers: dict[int, Worker] = {}
         self.by_process: dict[bytes, Worker] = {}
         self._fresh: collections.deque[Worker] = collections.deque()
+        self._lingering: list[Worker] = []
         self._bound: dict[tuple[str, str], list[Worker]] = {}
         self._starting: collections.deque[Worker] = collections.deque()
         self._to_fork: collections.deque[Worker] = collections.deque()
@@ -213,12 +219,12 @@ class Pool:
             return
         worker.lease = worker.actor = worker.grip = None
         assert worker.binding is not None
-        idle = self._bound.setdefault(worker.binding, [])
-        if not worker.is_reusable or len(idle) >= max(2, self._warm):
-            self.kill(worker, "no longer needed")
-            return
         worker.idle_since = self._loop.time()
-        idle.append(worker)
+        if not worker.is_reusable:
+            self._lingering.append(worker)
+            self._loop.call_later(LINGER_S, self._end_lingering)
+            return
+        self._bound.setdefault(worker.binding, []).append(worker)
 
     def ready(self, process: bytes, client: Client) -> Worker | None:
         """Note that a forked worker has attached."""
@@ -249,13 +255,28 @@ class Pool:
             self._fork()
 
     def end_idle(self, job: str | None = None, *, older_than_s: float = 0.0) -> None:
-        """End idle bound workers: of one job, or those that have been idle for long."""
+        """End idle bound workers: all of one job, or those of too many that have been idle for long and own nothing."""
+        self._end_lingering()
         now = self._loop.time()
+        surplus = sum(map(len, self._bound.values())) - max(2, self._warm)
         for idle in self._bound.values():
             for worker in tuple(idle):
-                if (job is None or worker.job == job) and now - worker.idle_since >= older_than_s:
+                is_of_job = job is not None and worker.job == job
+                is_surplus = (
+                    job is None and surplus > 0 and not worker.is_owner and now - worker.idle_since >= older_than_s
+                )
+                if is_of_job or is_surplus:
+                    surplus -= 1
                     idle.remove(worker)
                     self.kill(worker, "no longer needed")
+
+    def _end_lingering(self) -> None:
+        """End used-up workers that nobody needs as owners any more."""
+        now = self._loop.time()
+        for worker in tuple(self._lingering):
+            if not worker.is_owner and now - worker.idle_since >= LINGER_S * 0.9:
+                self._lingering.remove(worker)
+                self.kill(worker, "used up")
 
     # ------------------------------------------------------------------------------------------------ ending
 
@@ -335,7 +356,7 @@ class Pool:
         self.workers.pop(worker.serial, None)
         self.by_process.pop(worker.process, None)
         self._by_pid.pop(worker.pid, None)
-        for group in (self._starting, self._fresh, self._to_fork):
+        for group in (self._starting, self._fresh, self._to_fork, self._lingering):
             with contextlib.suppress(ValueError):
                 group.remove(worker)
         for idle in self._bound.values():

@@ -253,6 +253,14 @@ class Actors:
         """Actors without handles here, whose calls are not done yet."""
         session.core.on_tick.append(self._tick)
 
+    @property
+    def has_own(self) -> bool:
+        """Whether actors live that this process created."""
+        return any(
+            state.life is not None and state.life._owner == self._core.process and state.state != DEAD
+            for state in self.calls.states.values()
+        )
+
     def start(self) -> None:
         """Subscribe to the head's news; called once the session's parts are there."""
         self._session.news.on("actor", self.calls.learn)

@@ -526,20 +526,10 @@ def reachable(texts: Sequence[str]) -> list[str]:
 
 def named_error(value: Any) -> Exception:
     """Return the error that a failed answer names: `[name, text]`."""
-    import builtins
-
-    from shoal import exceptions
+    from shoal.exceptions import ObjectLostError, by_name
 
     name, text = (value[0], value[1]) if isinstance(value, (list, tuple)) and len(value) == 2 else ("", str(value))
-    kind = getattr(exceptions, name, None)
-    if kind is None:
-        kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
-            return kind(text)
-        except Exception:
-            return RuntimeError(f"{name}: {text}")
-    return RuntimeError(f"{name}: {text}" if name else text)
+    return ObjectLostError("", None, text) if name == "ObjectLostError" else by_name(name, text)
 
 
 def raise_closed() -> None:

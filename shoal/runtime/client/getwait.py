@@ -23,6 +23,7 @@ class Values:
         core.handlers[wire.ASK_VALUE] = self._on_ask
         core.handlers[wire.ASK_READY] = self._on_ask
         core.handlers[wire.LEND] = self._on_lend
+        core.on_link_closed.append(self._link_closed)
         self.settle_result: Any = None
         self.doubtful: dict[bytes, list[ObjectRef[Any]]] = {}
         """Foreign refs whose owner cannot be reached, by owner, until its fate is known."""
@@ -144,6 +145,14 @@ class Values:
         link.out.append((wire.ASK_VALUE, n, ref._n))
         core.touch(link)
 
+    def _link_closed(self, link: Link) -> None:
+        """Questions that the lost connection took with it are asked again, unless their owner is dead."""
+        for n, entry in tuple(link.pending.items()):
+            if type(entry) is Fetch:
+                del link.pending[n]
+                if not entry.ref._ready:
+                    self.owner_unreachable(entry.ref)
+
     def owner_unreachable(self, ref: ObjectRef[Any]) -> None:
         """Nobody answers where the owner was: ask for its fate."""
         core = self._core
@@ -157,7 +166,7 @@ class Values:
 
         for ref in self.doubtful.pop(process, ()):
             if not ref._ready:
-                settle(ref, wire.ERROR, pickle.dumps(OwnerDiedError(ref.hex(), why)))
+                settle(ref, wire.ERROR, pickle.dumps(OwnerDiedError(ref.hex(), None, f"the process that owned the value is gone: {why}")))
 
     def owner_alive(self, process: bytes) -> None:
         """It lives: try again."""

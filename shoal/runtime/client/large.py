@@ -175,7 +175,7 @@ class Stored:
         if reader is None:
             from shoal.exceptions import ObjectLostError
 
-            raise ObjectLostError(object_id.hex(), "this node has no object store")
+            raise ObjectLostError(object_id.hex(), None, "this node has no object store")
         view = reader.held_view(object_id)
         if view is None:
             got = self._core.ask("pin", [object_id, node_id, sources, size], kind=wire.STORE)  # type: ignore[arg-type]
@@ -259,12 +259,14 @@ class Stored:
 
         shown = ref.hex()
         if ref._n in self._evicted:
-            return exceptions.ObjectReconstructionFailedError(
-                shown, f"all copies are lost, and how it was made was forgotten (over {LINEAGE_BYTES_MAX >> 20} MiB of lineage)"
-            )
-        if ref._recipe is not None and ref._owner == self._core.process:
-            return exceptions.ObjectReconstructionFailedError(shown, "all copies are lost, and no retry is left")
-        return exceptions.ObjectLostError(shown, "all copies are lost; values of `put` cannot be made again")
+            return exceptions.ObjectReconstructionFailedError(shown, exceptions.LossReason.LINEAGE_EVICTED)
+        recipe = ref._recipe
+        if recipe is not None and ref._owner == self._core.process:
+            reason = exceptions.LossReason.RETRIES_USED_UP if recipe.tries else exceptions.LossReason.RETRIES_OFF
+            return exceptions.ObjectReconstructionFailedError(shown, reason)
+        if ref._owner != self._core.process:
+            return exceptions.ObjectLostError(shown, exceptions.LossReason.NODE_DIED)
+        return exceptions.ObjectLostError(shown, exceptions.LossReason.PUT)
 
     # ---------------------------------------------------------------------------------------------- letting go
 

@@ -316,6 +316,10 @@ class Owner:
                 work.queue.appendleft(ref)
         lease = link.lease
         if lease is not None:
+            if message[2]:
+                lease.is_retiring = True
+                if lease in lease.work.leases:
+                    lease.work.leases.remove(lease)
             self._retire_if_done(lease)
         if work is not None:
             for other in tuple(work.leases):

@@ -294,7 +294,7 @@ def lost_ref(n: int, owner: bytes) -> ObjectRef[Any]:
     from shoal.wire.tasks import ERROR
 
     ref: ObjectRef[Any] = ObjectRef(n, owner)
-    error = ReferenceCountingAssertionError(ref.hex(), "its owner freed it: the ref was kept outside the runtime's sight")
+    error = ReferenceCountingAssertionError(ref.hex())
     ref._format, ref._data, ref._ready = ERROR, pickle.dumps(error), True
     return ref
 

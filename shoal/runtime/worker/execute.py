@@ -53,6 +53,7 @@ class Executor:
         self.current: tuple[Link, list[Any]] | None = None
         self._running: Running | None = None
         self._started_at = 0.0
+        self.is_used_up = False
         self.cancelled: dict[tuple[bytes, int], None] = {}
         self.calls_done: dict[bytes, int] = {}
         self._main_thread = threading.get_ident()
@@ -190,6 +191,9 @@ class Executor:
     def _on_work(self, link: Link, message: list[Any]) -> None:
         if self.actor is not None and self.actor.runs_itself:
             self.actor.take(link, message)
+        elif self.is_used_up and message[0] in (TASK, SPECIAL):
+            link.out.append((wire.UNSTARTED, [message[1]], True))
+            self.core.touch(link)
         else:
             self.items.append((link, message))
 
@@ -213,6 +217,14 @@ class Executor:
         agent.out.append((wire.UNBLOCKED,))
         agent.flush()
 
+    def use_up(self) -> None:
+        """Run no further task: the agent ends this process once nobody holds refs of its objects."""
+        self.is_used_up = True
+        agent = self.core.agent
+        agent.out.append((wire.USED_UP,))
+        agent.flush()
+        self.return_queue()
+
     def return_queue(self) -> None:
         """Give the tasks behind the running one back to their owners."""
         back: dict[Link, list[int]] = {}
@@ -229,7 +241,7 @@ class Executor:
                     kept.append((link, message))
             self.items.extend(kept)
             for link, numbers in back.items():
-                link.out.append((wire.UNSTARTED, numbers))
+                link.out.append((wire.UNSTARTED, numbers, self.is_used_up))
                 link.flush()
 
     def _tick(self, now: float) -> None:

@@ -215,11 +215,7 @@ class Replies:
             counts = self._executor.calls_done
             counts[function_id] = counts.get(function_id, 0) + 1
             if counts[function_id] >= most:
-                self.last_words()
-                self._executor.return_queue()
-                import os
-
-                os._exit(0)
+                self._executor.use_up()
 
     # ---------------------------------------------------------------------------------------------- state
 
