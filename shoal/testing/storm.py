@@ -22,6 +22,7 @@ from shoal.testing import builders, invariants, mutations, sim_time
 from shoal.testing.world import World
 
 STORM_S = 900.0
+LULL_EVERY_S, LULL_S = 300.0, 120.0
 SERVED_WITHIN_S = 4 * 3600.0
 EMPTY_WITHIN_S = 3 * 3600.0
 
@@ -45,7 +46,7 @@ def storm(seed: int, *, bug: str = "", story: bool = False) -> Outcome:
 def policy_of(chance: Chance) -> Policy:
     """Return a seed's policy: limits, budget and patience differ."""
     deadlines = Deadlines(requested_s=90.0, booting_s=240.0, draining_s=120.0, lost_s=120.0)
-    most = chance.choice((6, 8, 12))
+    most = chance.choice((8, 10, 14))
     types = tuple(
         NodeType(
             name=name,
@@ -57,7 +58,7 @@ def policy_of(chance: Chance) -> Policy:
         )
         for name in ("s2", "s4", "s16", "g8")
     )
-    budget = Budget(usd_per_hour_max=chance.choice((1.0, 1.4, 2.0)))
+    budget = Budget(usd_per_hour_max=chance.choice((1.6, 2.2, 3.0)))
     return builders.policy(
         node_types=types,
         max_workers=most,
@@ -131,7 +132,10 @@ async def _stir(world: World, chance: Chance) -> None:
     serial = 0
     while (now_s := world.clock.monotonic_s()) < STORM_S:
         draw = chance.random()
-        if draw < 0.45 and now_s < STORM_S - 120:
+        is_lull = now_s % LULL_EVERY_S > LULL_EVERY_S - LULL_S or now_s > STORM_S - 120
+        if draw < 0.62 and is_lull:
+            pass  # no new work for a while, so that machines go and must come again
+        elif draw < 0.45:
             shape = chance.choice(({"cpu": 1}, {"cpu": 2}, {"cpu": 3}, {"cpu": 1, "gpu": 1}, {"cpu": 10}))
             duration_s = chance.choice((5.0, 20.0, 90.0))
             world.submit(shape, chance.choice((1, 3, 12)), duration_s, known=chance.random() < 0.5)

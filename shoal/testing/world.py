@@ -47,17 +47,22 @@ class World:
         faults: Faults = CALM,
         improve: Improve = planner,
         crashes: float = 0.0,
+        crash_at: int = 0,
         boot_s: tuple[float, float] = (20.0, 60.0),
         listing_lag_s: float = 10.0,
         report_every_s: float = 0.05,
         providers: Callable[[Provider], Provider] = lambda provider: provider,
     ) -> None:
-        """`crashes` is the chance that the autoscaler dies at any one boundary; `providers` may wrap the provider."""
+        """Build it, not yet running.
+
+        `crashes` is the chance that the autoscaler dies at any one boundary, `crash_at` the number of the boundary
+        at which it dies for certain (0: none); `providers` may wrap the provider.
+        """
         self.seed, self.clock, self.chance = seed, LoopClock(), Chance(f"world/{seed}")
         self.uid = ids.cluster_uid(self.chance.split("uid"))
         self.log = MemoryLog(self.clock, events_max=200_000)
         self.policy = policy or default_policy()
-        self.improve, self.crashes = improve, crashes
+        self.improve, self.crashes, self.crash_at = improve, crashes, crash_at
         self.cloud = SimCloud(
             self.clock,
             self.chance.split("cloud"),
@@ -303,7 +308,7 @@ class World:
             raise Crashed(name)
         if name == "commit.after":
             self._audit()
-        if self.crashes and self._crash_chance.random() < self.crashes:
+        if self.boundaries == self.crash_at or (self.crashes and self._crash_chance.random() < self.crashes):
             self._is_dying = True
             self.log.record(Kind.PROCESS_DIED, process="autoscaler", at=name)
             asyncio.get_running_loop().call_soon(self._bury)
