@@ -59,8 +59,8 @@ def logs(
     found = live(name_in(cluster) if cluster else None)
     if kind == "cluster" and not glob:
         rows = ask(found, lambda client: client.state("logs", limit=10_000))["rows"]
-        for row in sorted(rows, key=lambda one: (one.get("node_id", ""), one.get("name", ""))):
-            click.echo(f"{row.get('node_id', '')[:12]}  {row.get('name', '')}")
+        for row in sorted(rows, key=lambda one: (one.get("node_id", ""), one.get("file", ""))):
+            click.echo(f"{row.get('node_id', '')[:12]}  {row.get('file', '')}")
         return
 
     async def printed(client: ControlClient) -> int:
