@@ -89,8 +89,8 @@ def iter_letters(family: str) -> Iterator[str]:
         yield char
 
 
-def demand(kind: str, count: int, seed: int, shapes: int = 62) -> tuple[DemandClass, ...]:
-    """Return `count` units of at most `shapes` shapes; `kind` is `cpu` or `mixed`."""
+def demand(kind: str, count: int, seed: int, shapes: int = 62, scale: float = 1.0) -> tuple[DemandClass, ...]:
+    """Return `count` units of at most `shapes` shapes; `kind` is `cpu` or `mixed`. `scale` makes all shapes smaller."""
     chance = random.Random(f"{kind}/{count}/{seed}/{shapes}")
     menu: list[Amounts] = []
     while len(menu) < shapes:
@@ -100,6 +100,8 @@ def demand(kind: str, count: int, seed: int, shapes: int = 62) -> tuple[DemandCl
         if kind == "mixed" and len(menu) % 5 == 0:
             wanted = {"CPU": min(cpu, 8), "memory": int(min(gib, 32) * GIB), "GPU": chance.choice(GPUS)}
         shape = amounts(wanted)
+        if scale != 1.0:
+            shape = {name: max(1, int(amount * scale)) for name, amount in shape.items()}
         if shape not in menu:
             menu.append(shape)
     weights = [1 / (rank + 1) ** 0.8 for rank in range(shapes)]
