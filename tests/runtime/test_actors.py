@@ -68,6 +68,21 @@ def test_order_is_kept_even_when_earlier_arguments_are_late() -> None:
     assert shoal.get(refs[-1]) == ["first", "second", "third"]
 
 
+@shoal.remote
+class AsyncEcho:
+    async def note(self, what: Any) -> Any:
+        return [what]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_concurrent_actor_answers_calls_whose_arguments_were_late_and_those_that_passed_them(is_async: bool) -> None:
+    actor: Any = AsyncEcho.remote() if is_async else Counter.options(max_concurrency=4).remote()
+    late, early = actor.note.remote(slowly.remote("late")), actor.note.remote("early")
+    assert shoal.get(early, timeout=10) == ["early"]
+    assert shoal.get(late, timeout=10)[-1] == "late"
+    assert shoal.get(actor.note.remote("afterwards"), timeout=10)[-1] == "afterwards"
+
+
 def test_a_failed_argument_fails_its_call_only() -> None:
     counter = Counter.remote()
     bad = counter.note.remote(counter.fail.remote())

@@ -157,7 +157,13 @@ class ActorCalls:
             del state.queue[place]
             self._session.results.settle(ref, wire.ERROR, data, (self._core.process, ref._n))
         else:
-            ref._message = (*ref._message[:3], format, data, *ref._message[5:])
+            options = ref._message[5] if len(ref._message) > 5 else {}
+            if not state.is_ordered:
+                options = {**options, "is_late": True}  # younger calls may have passed it
+            if options:
+                ref._message = (wire.SPECIAL_CALL, *ref._message[1:3], format, data, options)
+            else:
+                ref._message = (*ref._message[:3], format, data)
             state.queue[place] = ref
         self.pump(state)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CALL = wire.CALL
 perf_counter = time.perf_counter
+LATE_MAX = 100_000
+"""How many calls with late arguments are remembered of each caller; it sends again only what has no answer yet."""
 
 
 class ActorBase:
@@ -38,6 +40,7 @@ class ActorBase:
         self.methods: dict[str, Any] = {}
         self._seen: dict[bytes, int] = {}
         """Highest number received from each caller: what comes again after a reconnect is dropped."""
+        self._late: dict[bytes, dict[int, None]] = {}
         self._undelivered: dict[bytes, list[Any]] = {}
         self.core.on_link_closed.append(self._link_closed)
         hello = self.core.handlers[wire.HELLO]
@@ -97,11 +100,24 @@ class ActorBase:
             self.methods[name] = found
         return found
 
-    def is_new(self, link: Link, n: int) -> bool:
-        """Say whether a call was not received before, and remember it."""
-        if n <= self._seen.get(link.peer, 0):
+    def is_new(self, link: Link, message: list[Any]) -> bool:
+        """Say whether a call was not received before, and remember it.
+
+        Calls come in the order of their numbers; only those whose arguments were late may come after younger ones,
+        and say so.
+        """
+        n, highest = message[1], self._seen.get(link.peer, 0)
+        if message[0] != CALL and "is_late" in message[5]:
+            late = self._late.setdefault(link.peer, {})
+            if n in late:
+                return False
+            late[n] = None
+            if len(late) > LATE_MAX:
+                del late[next(iter(late))]
+        elif n <= highest:
             return False
-        self._seen[link.peer] = n
+        if n > highest:
+            self._seen[link.peer] = n
         return True
 
     def answer(self, link: Link, message: tuple[Any, ...]) -> None:
@@ -164,7 +180,7 @@ class SyncActor(ActorBase):
     def call_here(self, link: Link, message: list[Any]) -> None:
         executor, core = self.executor, self.core
         kind, n, name, format, data = message[:5]
-        if not self.is_new(link, n):
+        if not self.is_new(link, message):
             return
         replies, typical = self.replies, executor.typical_us
         usual_us = typical.get(name)

@@ -52,7 +52,7 @@ class AsyncActor(ActorBase):
 
     def take(self, link: Link, message: list[Any]) -> None:
         """Take one call off the reader, whichever thread that is."""
-        if not self.is_new(link, message[1]):
+        if not self.is_new(link, message):
             return
         self._inbox.append((link, message))
         if self._is_running and not self._is_drain_due:

@@ -69,7 +69,7 @@ class ThreadedActor(ActorBase):
 
     def take(self, link: Link, message: list[Any]) -> None:
         """Hand one call to its group. Called by the reader with the core's lock held."""
-        if not self.is_new(link, message[1]):
+        if not self.is_new(link, message):
             return
         if not self._ready:
             self._early.append((link, message))
