@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from shoal.foundation.amounts import amount_of
 from shoal.runtime.client import driver as drivers
 from shoal.runtime.client.actors import ActorClass, ActorHandle, method
 from shoal.runtime.client.core import here, settle_here
@@ -72,6 +73,9 @@ def init(
                 'for a new one (address="local")'
             )
         if found is None:
+            for name, quantity in {"num_cpus": num_cpus, "num_gpus": num_gpus, **(resources or {})}.items():
+                if quantity is not None:
+                    amount_of(quantity, name)  # told here, where the user can see it
             _embedded = drivers.start_embedded(
                 {
                     **given,

@@ -1,0 +1,184 @@
+"""The embedded cluster as a program sees it: start, prints, exit, sudden death, several at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import shoal
+from shoal.foundation.errors import NoCluster
+from tests.conftest import marked
+from tests.runtime.conftest import eventually
+
+
+def program(text: str, *, wait: bool = True, folder: Path | None = None) -> subprocess.Popen[str]:
+    script = (folder or Path(os.environ["SHOAL_RUNTIME_DIR"])) / "program.py"
+    script.write_text(textwrap.dedent(text))
+    started = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=script.parent
+    )
+    if wait:
+        out, _ = started.communicate(timeout=60)
+        started.said = out  # type: ignore[attr-defined]
+        script.unlink()
+    return started
+
+
+def test_init_works_again_after_shutdown_and_not_twice(own_places: Path) -> None:
+    @shoal.remote
+    def one() -> int:
+        return 1
+
+    for _ in range(2):
+        with shoal.init("local", num_cpus=1) as context:
+            assert context["node_id"]
+            assert shoal.is_initialized()
+            assert shoal.get(one.remote()) == 1
+            with pytest.raises(RuntimeError, match="connected already"):
+                shoal.init("local")
+            shoal.init(ignore_reinit_error=True)
+        assert not shoal.is_initialized()
+    assert list((own_places / f"shoal-{os.getuid()}").glob("*/*.sock")) == []
+
+
+def test_addresses_that_name_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("auto", "nowhere"):
+        with pytest.raises(NoCluster) as caught:
+            shoal.init(address)
+        assert isinstance(caught.value, ConnectionError)
+    with pytest.raises(ValueError, match="shoal submit"):
+        shoal.init("ray://head:10001")
+    monkeypatch.setenv("SHOAL_ADDRESS", "nowhere")
+    with pytest.raises(NoCluster):
+        shoal.init()
+    with pytest.raises(ValueError, match="num_cpus"):
+        shoal.init("local", num_cpus=-1)
+    with pytest.raises(ValueError, match="conda"):
+        shoal.init("local", runtime_env={"conda": "x"})
+
+
+def test_prints_reach_the_driver_with_name_and_pid_and_equal_ones_once() -> None:
+    ran = program(
+        """
+        import shoal, sys, time, os
+        shoal.init("local", num_cpus=2)
+        @shoal.remote
+        def shout(): print("alpha"); print("beta", file=sys.stderr); time.sleep(0.3)
+        @shoal.remote
+        class Crier:
+            def cry(self): print("gamma")
+        @shoal.remote
+        class Named:
+            def cry(self): print("delta")
+            def __repr__(self): return "town"
+        shoal.get(shout.remote())
+        shoal.get([Crier.remote().cry.remote(), Named.remote().cry.remote()])
+        shoal.get([shout.remote() for _ in range(2)])
+        time.sleep(1)
+        """
+    )
+    said = ran.said.splitlines()  # type: ignore[attr-defined]
+    for name, word in (("shout", "alpha"), ("shout", "beta"), ("Crier", "gamma"), ("town", "delta")):
+        assert any(line.startswith(f"({name} pid=") and line.endswith(f") {word}") for line in said), ran.said  # type: ignore[attr-defined]
+
+
+def test_the_scripts_folder_can_be_imported_by_workers(own_places: Path) -> None:
+    folder = own_places / "app"
+    folder.mkdir()
+    (folder / "beside.py").write_text("def answer():\n    return 42\n")
+    ran = program(
+        """
+        import shoal, beside
+        shoal.init("local", num_cpus=1)
+        @shoal.remote
+        def ask():
+            import beside
+            return beside.answer()
+        print("got", shoal.get(ask.remote()), shoal.get(shoal.remote(beside.answer).remote()))
+        """,
+        folder=folder,
+    )
+    assert "got 42 42" in ran.said  # type: ignore[attr-defined]
+    import shutil
+
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_however_the_driver_ends(own_places: Path, number: signal.Signals) -> None:
+    ran = program(
+        """
+        import shoal, time, numpy
+        shoal.init("local", num_cpus=2)
+        @shoal.remote
+        class Sleeper:
+            def sleep(self): time.sleep(600)
+        @shoal.remote
+        def sleep(): time.sleep(600)
+        held = [Sleeper.options(lifetime="detached", name="x").remote().sleep.remote(), sleep.remote()]
+        big = shoal.put(numpy.zeros(10**6))
+        time.sleep(0.5)
+        print("ready", flush=True)
+        time.sleep(600)
+        """,
+        wait=False,
+    )
+    assert ran.stdout is not None
+    assert ran.stdout.readline() == "ready\n"
+    assert len(marked(own_places)) >= 5
+    ran.send_signal(number)
+    ran.wait(20)
+    ran.stdout.close()
+    (own_places / "program.py").unlink()
+    eventually(lambda: not marked(own_places), 15)
+    # Files and segments are checked by the fixture of every test.
+
+
+def test_a_forked_child_of_the_driver_does_not_keep_the_cluster_alive(own_places: Path) -> None:
+    ran = program(
+        """
+        import os, shoal, sys, time
+        shoal.init("local", num_cpus=1)
+        child = os.fork()
+        if child == 0:
+            time.sleep(2.0)
+            os._exit(0)
+        print("ready", flush=True)
+        os.kill(os.getpid(), 9)
+        """,
+        wait=False,
+    )
+    assert ran.stdout is not None
+    ran.stdout.readline()
+    ran.wait(10)
+    started = time.monotonic()
+    eventually(lambda: len(marked(own_places)) <= 1, 5)
+    assert time.monotonic() - started < 1.9, "the cluster ended only with the child"
+    ran.stdout.close()
+    (own_places / "program.py").unlink()
+    eventually(lambda: not marked(own_places), 10)
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, shoal; shoal.remote, shoal.init; "
+        "print([m for m in ('grpc', 'pydantic', 'highspy', 'numpy', 'uvloop') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+def test_workers_import_nothing_heavy() -> None:
+    @shoal.remote
+    def loaded() -> list[str]:
+        return [one for one in ("grpc", "pydantic", "highspy", "numpy", "uvloop") if one in sys.modules]
+
+    with shoal.init("local", num_cpus=1):
+        assert shoal.get(loaded.remote()) == []
