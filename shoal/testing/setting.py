@@ -52,7 +52,7 @@ def setting(
         stall = market(loaded.policy, loaded.providers, catalogue, beside=loaded.path.parent)
     # Thinking takes no virtual time, so it is counted, not timed: the same seed then tells the same story.
     thinking = msgspec.structs.replace(loaded.policy.thinking, effort_fixed=effort)
-    said = next((json.loads(use.settings) for use in loaded.providers if use.kind == "sim"), {})
+    said: dict[str, Any] = next((json.loads(use.settings) for use in loaded.providers if use.kind == "sim"), {})
     boot_s, spread = float(said.get("boot_s", BOOT_S)), float(said.get("boot_spread", BOOT_SPREAD))
     return Made(
         setting=Setting(
@@ -62,6 +62,7 @@ def setting(
             faults=_faults(said.get("faults") or {}),
             boot_s=(boot_s * (1 - spread), boot_s * (1 + spread)),
             until_s=until_s,
+            is_fixed=policy == "static",
         ),
         notes=stall.notes,
     )
@@ -71,17 +72,12 @@ def improver(policy: str) -> Improve:
     """Return the planner of one of the policies `ours`, `ray`, `static`."""
     match policy:
         case "ray":
-            from shoal.autoscaler.decide import ray_policy
-
-            return ray_policy.improve
+            from shoal.autoscaler.decide.ray_policy import improve
         case "static":
-            from shoal.autoscaler.decide import static_policy
-
-            return static_policy.improve
+            from shoal.autoscaler.decide.static_policy import improve
         case _:
-            from shoal.autoscaler.decide import planner
-
-            return planner.improve
+            from shoal.autoscaler.decide.planner import improve
+    return improve
 
 
 def _faults(said: dict[str, Any]) -> Faults:

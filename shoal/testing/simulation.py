@@ -56,6 +56,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     listing_lag_s: float = 30.0
     until_s: float | None = None
     """When to stop; None: when everything is done and every idle machine is gone."""
+    is_fixed: bool = False
+    """Nobody gives machines back: the day ends with its work."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +210,7 @@ class _Running:
         progress, since_s = (-1, -1), last_s
         while self.clock.monotonic_s() - last_s < AFTER_S_MOST:
             machines = sum(len(cloud.existing(self.uid)) for cloud in self.clouds.values())
-            if self.head.is_idle and machines <= least:
+            if self.head.is_idle and (machines <= least or self._setting.is_fixed):
                 return
             # Work that nothing can serve would wait for ever: an hour without anything happening is the end.
             now = (self.head.counts.finished, machines)

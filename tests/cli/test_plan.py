@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from shoal.cli.main import main
+from tests import verify_plan
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -79,6 +81,15 @@ def test_every_unit_is_placed_on_a_machine_that_holds_it(run: Run, files: tuple[
                     used[name] += part["count"] * lines[part["line"]][name]
         assert all(used[name] <= machine[name] + 1e-9 for name in used), machine
     assert placed == Counter({row["line"]: row["count"] for row in said["demand"]})
+
+
+def test_the_answer_holds_against_a_check_without_planner_code(run: Run, files: tuple[Path, Path]) -> None:
+    _, said = _plan(run, files)
+
+    cluster = yaml.safe_load(files[0].read_text())
+    assert verify_plan.mistakes(said, cluster, verify_plan.read_demand(files[1]), None) == []
+    said["machines"].pop()
+    assert verify_plan.mistakes(said, cluster, verify_plan.read_demand(files[1]), None) != []
 
 
 def test_the_members_of_a_strictly_spread_gang_stand_on_different_machines(run: Run, files: tuple[Path, Path]) -> None:

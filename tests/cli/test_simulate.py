@@ -144,6 +144,19 @@ def test_interrupted_work_waits_again_and_is_finished(day: Play) -> None:
     assert said["work"]["finished"] == 12
 
 
+def test_policies_are_compared_on_the_same_day(day: Play) -> None:
+    _, days = day(
+        "submit_s,duration_s,cpu,count\n0,300,1,20\n", "--policy", "ours", "--policy", "ray", "--policy", "static"
+    )
+
+    ours, ray, static = days
+    assert [one["policy"] for one in days] == ["ours", "ray", "static"]
+    assert all(one["is_served"] for one in days)
+    assert static["machines"]["started"] == 20, "a fixed fleet of max_workers"
+    assert static["usd"] > max(ours["usd"], ray["usd"])
+    assert ours["waiting_s"]["p50"] <= ray["waiting_s"]["p50"], "Ray looks every 5 s and starts with one of a type"
+
+
 def test_a_chart_is_drawn_as_png_and_svg(day: Play, tmp_path: Path) -> None:
     day("submit_s,duration_s,cpu,count\n0,60,1,4\n", "--chart", tmp_path / "day")
 
