@@ -125,6 +125,21 @@ def test_what_the_head_gave_away_it_does_not_give_again() -> None:
     assert node.heard(told.Prepare)[-1].group_id == "g2", "a bundle handed back is room at once"
 
 
+def test_a_report_from_before_the_order_does_not_free_what_it_took() -> None:
+    desk = Desk()
+    node = desk.node(cpu=4)
+    node.ask("create_group", spec=spec("g0", 3))
+    desk.wait(0.5)
+    node.report({"CPU": 4 * CPU})
+
+    node.ask("create_group", spec=spec("g1", 3))
+
+    assert [prepare.group_id for prepare in node.heard(told.Prepare)] == ["g0"]
+    node.say(told.Prepared("g0", 1, True))
+    node.report({"CPU": 1 * CPU})
+    assert desk.core.spots.free(node.node_id) == {"CPU": CPU}, "now the report contains it, and it counts once"
+
+
 def test_removal_returns_the_bundles_everywhere_and_is_quiet_twice() -> None:
     desk = Desk()
     one, two = desk.node(), desk.node()

@@ -123,6 +123,18 @@ def test_a_restarted_head_misses_its_nodes_and_gives_no_verdict_while_it_settles
     assert desk.kinds("head_settled")[0]["missing"] == [one.node_id]
 
 
+def test_settling_may_be_set_longer_than_silence() -> None:
+    before = Desk()
+    before.node()
+    desk = Desk(before.rows, settle_s=100.0)
+
+    desk.wait(99)
+    assert alive(desk) == ["01"] and desk.core.work(desk.now_s).is_settling
+    desk.wait(2)
+
+    assert alive(desk) == []
+
+
 def test_reports_change_what_the_autoscaler_sees() -> None:
     desk = Desk()
     node = desk.node()
@@ -233,6 +245,7 @@ def test_busy_lifts_the_cordon_and_stays_to_be_seen() -> None:
     desk.ask("drain", **order, idle_serial=5)
 
     node.say(told.DrainAnswer("other", "emptied"))
+    assert desk.core.work(desk.now_s).nodes[0].drain_answer == "", "that is the answer to another order"
     node.say(told.DrainAnswer("o1", "busy", "a lease came"))
 
     [seen] = desk.core.work(desk.now_s).nodes

@@ -137,11 +137,13 @@ def test_a_follower_gets_everything_then_only_what_changed() -> None:
     assert second.previous_version == first.version
     assert second.nodes.keys() == {two.node_id}
     assert second.classes["c"].waiting == 1000  # type: ignore[union-attr]
+    nothing = view.delta(follower, desk.now_s)
+    assert not (nothing.nodes or nothing.classes or nothing.gangs or nothing.standing)
     two.say(told.Leaving("bye"))
     waits(one, 0)
     third = view.delta(follower, desk.now_s)
     assert third.nodes == {two.node_id: None} and third.classes == {"c": None}
-    assert third.previous_version == second.version
+    assert third.previous_version == nothing.version
 
 
 def test_deltas_add_up_to_the_whole_even_when_classes_are_rounded() -> None:
@@ -204,6 +206,17 @@ def test_a_job_ends_with_its_driver_and_everything_of_it_goes() -> None:
     assert other.ask("watch_actor", actor_id=actor_id)["state"] == "DEAD"
     assert other.heard(told.Revoke) == [told.Revoke(number, "exit 0")]
     assert desk.ask("state", kind="jobs")["rows"][0]["status"] == "SUCCEEDED"
+
+
+def test_a_job_that_is_ended_by_request_waits_for_nothing_any_more() -> None:
+    desk = Desk()
+    node = desk.node()
+    number = job(node)
+    waits(node, 5, job=number, owner=b"a worker of the job")
+
+    node.ask("end_job", job=number)
+
+    assert desk.core.work(desk.now_s).classes == ()
 
 
 def test_a_node_that_was_away_learns_which_jobs_ended() -> None:

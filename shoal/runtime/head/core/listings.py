@@ -94,7 +94,7 @@ def node_summary(nodes: Nodes, now_s: float) -> dict[str, Any]:
         else:
             groups["active"].append(one)
         total = plus(total, row.total)
-        free = plus(free, {} if member.is_missing else member.free)
+        free = plus(free, member.free)
     usage = {
         name: [round((amount - free.get(name, 0)) / UNIT, 4), amount / UNIT] for name, amount in sorted(total.items())
     }

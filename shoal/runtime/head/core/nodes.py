@@ -336,8 +336,8 @@ class Nodes:
             instance_id=row.instance_id,
             node_type=row.node_type,
             total=row.total,
-            # A missing node's last capacity counts as there and full: nothing is bought for it, nothing placed on it.
-            free={} if member.is_missing else member.free,
+            # A missing node has no free amounts until it is back: its last capacity counts as there and full.
+            free=member.free,
             labels=self.labels_of(member),
             is_head=row.is_head,
             is_cordoned=row.instance_id in self.cordoned,
