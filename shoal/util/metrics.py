@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import bisect
+import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -214,7 +215,7 @@ class Registry:
             return
         try:
             here = session()
-            args = {"process": here.core.process.hex(), "rows": rows}
+            args = {"process": here.core.process.hex(), "pid": os.getpid(), "rows": rows}
             here.core.request(wire.LOCAL, "put_metrics", args, lambda is_ok, value: None)
         except Exception:
             return  # the cluster is going; what was counted last is lost with it
@@ -222,41 +223,6 @@ class Registry:
     def _report(self) -> None:
         while not self._wake.wait(REPORT_S):
             self.report_now()
-
-
-def exposition(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str] | None = None) -> str:
-    """Return rows of `Registry.snapshot` in Prometheus' text format, with `labels` added to every series.
-
-    Source: https://prometheus.io/docs/instrumenting/exposition_formats/, read 2026-11.
-    """
-    lines: list[str] = []
-    for row in rows:
-        name = row["name"]
-        lines.append(f"# HELP {name} {_escaped(row['help'])}")
-        lines.append(f"# TYPE {name} {row['kind']}")
-        for values, value in row["series"]:
-            tags = {**dict(zip(row["tag_keys"], values, strict=True)), **(labels or {})}
-            if row["kind"] != "histogram":
-                lines.append(f"{name}{_tags(tags)} {value:g}")
-                continue
-            *counts, total = value
-            running = 0
-            for bound, count in zip([*row["boundaries"], float("inf")], counts, strict=True):
-                running += count
-                shown = "+Inf" if bound == float("inf") else f"{bound:g}"
-                lines.append(f"{name}_bucket{_tags({**tags, 'le': shown})} {running}")
-            lines.append(f"{name}_sum{_tags(tags)} {total:g}")
-            lines.append(f"{name}_count{_tags(tags)} {running}")
-    return "\n".join(lines) + "\n" if lines else ""
-
-
-def _tags(tags: Mapping[str, str]) -> str:
-    inside = ",".join(f'{key}="{_escaped(value)}"' for key, value in tags.items())
-    return f"{{{inside}}}" if inside else ""
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
 def _again(kind: type[Metric], arguments: tuple[Any, ...], defaults: dict[str, str]) -> Metric:
@@ -273,4 +239,4 @@ def registry() -> Registry:
     return _registry
 
 
-__all__ = ["Counter", "Gauge", "Histogram", "Metric", "Registry", "exposition", "registry"]
+__all__ = ["Counter", "Gauge", "Histogram", "Metric", "Registry", "registry"]

@@ -8,8 +8,9 @@ import re
 
 import pytest
 
+from shoal.foundation.prometheus import exposition
 from shoal.util import metrics
-from shoal.util.metrics import Counter, Gauge, Histogram, exposition
+from shoal.util.metrics import Counter, Gauge, Histogram
 
 names = (f"test_metric_{n}" for n in itertools.count())
 
@@ -126,3 +127,22 @@ def test_prometheus_reads_it() -> None:
     assert f'{histogram.name}_count{{node="n1"}} 2\n' in text
     for line in text.splitlines():
         assert re.fullmatch(r"#.*|[a-z_0-9]+(\{.*\})? [-+.0-9a-z]+", line), line
+
+
+def test_counts_of_workers_reach_their_agent(cluster: None) -> None:
+    import shoal
+    from shoal.runtime.client.api import session
+    from shoal.wire import tasks as wire
+
+    @shoal.remote
+    def count(times: int) -> None:
+        counter = Counter("test_workers_total", "seen by workers", tag_keys=("kind",))
+        for _ in range(times):
+            counter.inc(tags={"kind": "x"})
+        metrics.registry().report_now()
+
+    shoal.get([count.remote(2) for _ in range(3)])
+    found = session().core.ask("metrics", {}, kind=wire.LOCAL, limit_s=10)
+
+    (row,) = [one for one in found["rows"] if one["name"] == "test_workers_total"]
+    assert row["series"] == [[["x"], 6.0]]

@@ -245,7 +245,10 @@ class Core:
             if link is not None:
                 link.flush()
         self.flush()
-        self.reactor.kick()  # the leader may wait for what has just been settled here
+        try:
+            self.reactor.kick()  # the leader may wait for what has just been settled here
+        except (OSError, ValueError):
+            pass  # closed meanwhile
 
     def _greet(self, link: Link) -> None:
         link.out.append((wire.HELLO, self.process, list(self.address[1])))
