@@ -48,24 +48,45 @@ def providers_for(clock: Clock, policy: Policy, uses: Sequence[Use], place: Plac
 
 
 def _made(clock: Clock, policy: Policy, use: Use, place: Place) -> Provider:
-    match use.kind:
-        case "local":
-            from shoal.providers.local.provider import LocalProvider, LocalSettings
+    if use.kind not in ("local", "sim"):
+        raise BadInput(
+            f"provider: expected `local` or `sim`, got `{use.kind}`, which this version cannot run machines on yet",
+            hint="`shoal validate`, `plan` and `simulate` work for it",
+        )
+    from shoal.providers.local.provider import LocalProvider, LocalSettings
 
-            return LocalProvider(
-                clock,
-                LocalSettings(
-                    uid=place.uid,
-                    directory=place.directory,
-                    secret_file=place.secret_file,
-                    log_dir=place.log_dir,
-                    sockets=place.sockets,
-                    node_types=policy.node_types,
-                    oversubscribe=float(json.loads(use.settings).get("oversubscribe") or 4.0),
-                ),
-            )
-        case _:
-            raise BadInput(
-                f"provider: expected `local`, got `{use.kind}`, which this version cannot run machines on yet",
-                hint="`shoal validate`, `plan` and `simulate` work for it",
-            )
+    section = json.loads(use.settings)
+    here = LocalSettings(
+        uid=place.uid,
+        directory=place.directory,
+        secret_file=place.secret_file,
+        log_dir=place.log_dir,
+        sockets=place.sockets,
+        node_types=policy.node_types,
+        oversubscribe=float(section.get("oversubscribe") or 4.0),
+    )
+    if use.kind == "local":
+        return LocalProvider(clock, here)
+    from shoal.assembly.simulated import SimulatedCloud
+
+    # What a simulated machine promises is simulated too: the host does not bound it, but for their number.
+    return SimulatedCloud(clock, policy, use.name, section, msgspec.structs.replace(here, oversubscribe=1e6))
+
+
+def twins_of(clock: Clock, policy: Policy, use: Use, place: Place) -> Provider:
+    """Return the provider whose machines `down` must release for `use`: a simulated cloud's are local ones."""
+    if use.kind != "sim":
+        return _made(clock, policy, use, place)
+    from shoal.providers.local.provider import LocalProvider, LocalSettings
+
+    return LocalProvider(
+        clock,
+        LocalSettings(
+            uid=place.uid,
+            directory=place.directory,
+            secret_file=place.secret_file,
+            log_dir=place.log_dir,
+            sockets=place.sockets,
+            node_types=policy.node_types,
+        ),
+    )

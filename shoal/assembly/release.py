@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shoal.assembly.cluster import CONFIG_IN_FORCE, Identity
-from shoal.assembly.providers import Place, providers_for
+from shoal.assembly.providers import Place, twins_of
 from shoal.foundation.clock import SystemClock
 from shoal.foundation.eventlog import FileLog
 from shoal.providers.protocol import Provider
@@ -48,4 +48,4 @@ def _providers(identity: Identity, state: Path, runtime: Path, clock: SystemCloc
         sockets=runtime,
         secret_file=runtime / "node.secret",
     )
-    return providers_for(clock, loaded.policy, loaded.providers, place)
+    return {use.name: twins_of(clock, loaded.policy, use, place) for use in loaded.providers}

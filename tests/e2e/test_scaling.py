@@ -169,3 +169,31 @@ def test_the_same_numbers_hold_for_the_file_and_its_limits() -> None:
     kinds: Any = SMALL["available_node_types"]
     assert kinds["small"]["resources"]["CPU"] == 2
     assert SMALL["max_workers"] == 4
+
+
+def test_a_simulated_cloud_sells_machines_that_really_work(make_cluster: Callable[..., Cluster]) -> None:
+    """Boot times, refusals and the bill are simulated; the nodes are processes and run the work."""
+    cluster = make_cluster(
+        provider={"type": "sim", "seed": 3, "boot_s": "0.5s", "faults": {"no_capacity": 0.3}},
+        available_node_types={
+            "head": {"resources": {"CPU": 1}, "price_usd_per_h": 0.01},
+            "small": {"resources": {"CPU": 2}, "price_usd_per_h": 0.1, "max_workers": 4, "zones": ["a", "b", "c"]},
+        },
+    )
+    cluster.up()
+    printed = cluster.run(
+        """
+import shoal, time
+shoal.init()
+@shoal.remote
+def nap(number):
+    time.sleep(1)
+    return number
+print(sorted(shoal.get([nap.remote(n) for n in range(8)], timeout=50)))
+"""
+    )
+
+    assert printed.strip() == str(list(range(8)))
+    assert len(cluster.nodes(is_head_node=False)) >= 1
+    gone(cluster)
+    assert cluster.status()["autoscaler"]["usd_spent"] > 0
