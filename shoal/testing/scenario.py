@@ -5,11 +5,11 @@
     > limit s2/z1 0
     > submit 1 x cpu=2 for 30
     > run 60
-      0 s  want #1: s2 in z2, on-demand, $0.1/h
+          0 s  #1 wanted: s2 in z2, $0.1/h
       ...
 
 A line beginning with `> ` is a command; the indented lines after it are what happened during it. Instances are shown
-by their serial numbers. `python -m shoal.testing.scenario FILE...` checks files, with `--accept` it rewrites them.
+by their serial numbers, times to 10 s. `python -m shoal.testing.scenario FILE...` checks files, with `--accept` it rewrites them.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class _Stage:
         except AssertionError:
             return [f"not {words[1]} within {within_s:g} s"]
         took_s = world.clock.monotonic_s() - began_s
-        return [f"{words[1]} after {took_s:.0f} s"]
+        return [f"{words[1]} after about {round(took_s, -1):.0f} s"]
 
     async def _kill(self, words: list[str]) -> None:
         await self.world.kill(float(words[0]) if words else 1.0)
@@ -250,16 +250,20 @@ class _Stage:
 
 
 def story(events: list[Event]) -> Iterator[str]:
-    """Yield the events as lines for people; what happened to several instances in one second is one line."""
+    """Yield the events as lines for people; what happened to several instances within 10 s is one line.
+
+    Times are told to 10 s: a story is about what follows from what, not about fractions.
+    """
     lines: dict[tuple[float, str], list[int]] = {}
     for event in events:
         told = _told(event)
         if told is None:
             continue
         serials, text = told
-        lines.setdefault((float(int(event.at_s - _WALL_START_S)), text), []).extend(serials)
+        at_s = (event.at_s - _WALL_START_S) // _COARSE_S * _COARSE_S
+        lines.setdefault((at_s, text), []).extend(serials)
     for (at_s, text), serials in lines.items():
-        yield f"{at_s:.0f} s  " + (f"{_shown(serials)} {text}" if serials else text)
+        yield f"{at_s:5.0f} s  " + (f"{_shown(serials)} {text}" if serials else text)
 
 
 def _told(event: Event) -> tuple[list[int], str] | None:
@@ -405,6 +409,7 @@ def _shown(serials: list[int]) -> str:
     return "#" + ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
+_COARSE_S = 10.0
 _WALL_START_S = 1_767_225_600.0
 
 

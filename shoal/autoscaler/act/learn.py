@@ -99,8 +99,13 @@ class Learned:
             if may_probe(row, now_s) and covers(row.scope, key):
                 change.put(msgspec.structs.replace(row, probing=token))
 
-    def settled(self, change: Change, tokens: set[str]) -> None:
-        """Those launches have an end: probes among them are over, whatever came of them."""
+    def settled(self, change: Change) -> None:
+        """Probes whose launch has an end are over, whatever came of them."""
+        if not any(row.probing for row in self._ledger.breakers.values()) and not any(
+            row.probing for row in self._ledger.health.values()
+        ):
+            return
+        tokens = {row.token for row in self._ledger.moving.values()}
         for breaker in self._ledger.breakers.values():
             if breaker.probing and breaker.probing not in tokens:
                 change.put(msgspec.structs.replace(breaker, probing=""))

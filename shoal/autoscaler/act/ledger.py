@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,10 @@ class Ledger:
         self._lock_descriptor: int | None = None
         self.instances: dict[str, Instance] = {}
         self.closed: dict[str, Instance] = {}
+        self.moving: dict[str, Instance] = {}
+        """Those of `instances` that are not ready: the few that every round looks at."""
+        self.by_provider: Counter[str] = Counter()
+        """How many rows that are not gone each provider has."""
         self.attempts: dict[str, Attempt] = {}
         self.machines: dict[str, MachineRow] = {}
         self.health: dict[str, HealthRow] = {}
@@ -365,13 +370,19 @@ class Ledger:
     def _show_instance(self, key: str, row: Instance | None) -> None:
         before = self.instances.pop(key, None)
         self.closed.pop(key, None)
+        self.moving.pop(key, None)
         self.committed_micro += _cost(row) - _cost(before)
+        if before is not None:
+            self.by_provider[before.offer.provider] -= 1
         if row is None:
             return
         if row.state is State.GONE:
             self.closed[key] = row
-        else:
-            self.instances[key] = row
+            return
+        self.instances[key] = row
+        self.by_provider[row.offer.provider] += 1
+        if row.state is not State.READY:
+            self.moving[key] = row
 
     def _accrued(self, now_s: float, fields: dict[str, Any]) -> Meta:
         """Return `Meta` as of now: spend up to now at the rate in force until now."""

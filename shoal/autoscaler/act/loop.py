@@ -51,6 +51,8 @@ PRUNE_EVERY_S = 600.0
 RESEND_S = 2.0
 """How long a drain may be missing from the head's word before it is sent again."""
 USAGE_EVERY_S = 1.0
+STILL_TICKS = 6
+"""Every how many safety ticks a plan is made where nothing waits, moves, idles or heals."""
 PUBLISH_EVERY_S = (0.25, 10.0)
 """Shortest time between two reports, and the longest while nothing changes."""
 FAILURES_SHOWN = 20
@@ -117,6 +119,7 @@ class Autoscaler:
         self._marketed_s: dict[str, float] = {}
         self._is_dirty = True
         self._is_usage_new = False
+        self._news: tuple[int, int] | None = None
         self._grew_s: float | None = None
         self._unmet_since_s: float | None = None
         self._waiting = 0.0
@@ -288,7 +291,7 @@ class Autoscaler:
         if not self._why_not_plan():
             if self._is_dirty:
                 due_s = min(due_s, max(self._quiet_s(now_s), self._planned_s + self._thought_s))
-            elif self._is_usage_new and not self._why_not_plan():
+            elif self._is_usage_new:
                 due_s = min(due_s, self._planned_s + self._usage_every_s())
         for name in self._providers:
             if name not in self._listing:
@@ -352,8 +355,11 @@ class Autoscaler:
         if work is not None and work.epoch > self._ledger.meta.epoch and self.session:
             with self._ledger.changing() as change:
                 change.note(epoch=work.epoch)
-        if self._witnesses.is_head_heard and self._reconciler.apply(self._witnesses.facts_of_work(self._ledger)):
-            self._dirty()
+        news = (self._witnesses.words, self._ledger.version)
+        if self._witnesses.is_head_heard and news != self._news:
+            if self._reconciler.apply(self._witnesses.facts_of_work(self._ledger)):
+                self._dirty()
+            self._news = (self._witnesses.words, self._ledger.version)
 
     def _note_listing(self, provider: str, listing: Listing) -> None:
         """Keep when the provider was listed, once a minute or when its size changed."""
@@ -393,9 +399,8 @@ class Autoscaler:
                 await self._collector.collect(self.policy.gc_age_s, self._prices())
             await asyncio.gather(*self._drains_to_mend(now_s))
         self._lift_holds(now_s)
-        open_tokens = {row.token for row in self._ledger.instances.values() if row.state is not State.READY}
         with self._ledger.changing() as change:
-            self._learned.settled(change, open_tokens)
+            self._learned.settled(change)
 
     async def _forget(self, instance_id: str) -> bool:
         await self._head.forget(instance_id)
@@ -403,9 +408,9 @@ class Autoscaler:
 
     def _drains_to_mend(self, now_s: float) -> Iterator[Awaitable[bool]]:
         """Yield the calls that make the head's view of each drain what the ledger says."""
-        for name, node in self._witnesses.nodes.items():
-            row = self._ledger.instances.get(name)
-            if row is None or node.is_missing:
+        for name, row in list(self._ledger.moving.items()):
+            node = self._witnesses.nodes.get(name)
+            if node is None or node.is_missing:
                 continue
             if row.state is State.DRAINING and row.drain_order and node.drain_order != row.drain_order:
                 if now_s - row.since_s > RESEND_S:
@@ -414,7 +419,10 @@ class Autoscaler:
                 yield self._hands.guarded(name, self._keep(name))
             elif row.state is State.RELEASING:
                 yield self._hands.guarded(name, self._hands.shut_out(name))
-            elif row.state is State.READY and node.is_cordoned and node.drain_order.startswith("d-"):
+        for node in self._witnesses.cordoned:
+            name = node.instance_id
+            held = self._ledger.instances.get(name)
+            if held is not None and held.state is State.READY and node.drain_order.startswith("d-"):
                 # An order of ours that the ledger has closed: a busy answer, or an undrain that was cut off.
                 yield self._hands.guarded(name, self._lift(name, node.drain_order))
 
@@ -470,7 +478,7 @@ class Autoscaler:
             return
         if self._is_dirty and self._quiet_s(now_s) > now_s:
             return  # demand still grows; the pause ends when it is quiet
-        every_s = self._usage_every_s() if self._is_usage_new else self.policy.thinking.tick_s
+        every_s = self._usage_every_s() if self._is_usage_new else self._plan_every_s()
         if not self._is_dirty and now_s < self._planned_s + every_s:
             return
         if now_s - self._planned_s < self._thought_s:
@@ -538,6 +546,17 @@ class Autoscaler:
             for step in steps
         )
 
+    def _plan_every_s(self) -> float:
+        """Return how often to plan without news: rarely where nothing is on its way to become due."""
+        work, plan = self._witnesses.work, self._plan
+        is_still = (
+            work is not None
+            and not (plan.steps or plan.unmet or plan.kept or work.gangs or work.standing or work.is_settling)
+            and not (self._ledger.moving or self._ledger.holds or self._ledger.health or self._ledger.breakers)
+            and not any(node.notice or (node.idle_s is not None and not node.is_head) for node in work.nodes)
+        )
+        return self.policy.thinking.tick_s * (STILL_TICKS if is_still else 1)
+
     def _usage_every_s(self) -> float:
         """Return how often news of usage alone make a plan: each costs by the number of nodes."""
         return min(self.policy.thinking.tick_s, max(USAGE_EVERY_S, len(self._witnesses.nodes) / 50.0))
@@ -599,17 +618,17 @@ class Autoscaler:
         return any(one.verdict is Verdict.BLOCKED for one in self._plan.unmet)
 
     def _listing_every_s(self, provider: str) -> float:
-        rows = [row for row in self._ledger.instances.values() if row.offer.provider == provider]
         lag_s = self._providers[provider].traits.listing_lag_s
         if provider not in self._witnesses.listings:
             return max(1.0, min(10.0, lag_s / 2))
         doubtful = any(one.provider == provider for one in self._witnesses.remainders.values()) or any(
             one.provider == provider for one in self._witnesses.extras.values()
         )
-        if doubtful or any(row.state in UNSETTLED for row in rows):
+        moving = self._ledger.moving.values()
+        if doubtful or any(row.state in UNSETTLED and row.offer.provider == provider for row in moving):
             return min(15.0, max(0.5, lag_s / 2))
         low_s, high_s = LISTING_STEADY_S
-        return min(high_s, max(low_s, 60.0 / (LISTINGS_PER_MACHINE_MIN * max(1, len(rows)))))
+        return min(high_s, max(low_s, 60.0 / (LISTINGS_PER_MACHINE_MIN * max(1, self._ledger.by_provider[provider]))))
 
     def _start_listings(self, now_s: float) -> None:
         for name in self._providers:

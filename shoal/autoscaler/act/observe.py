@@ -67,6 +67,9 @@ class Witnesses:
         self.traits = traits
         self.work: Work | None = None
         self.heard_s = 0.0
+        self.words = 0
+        """How many words of head and providers were heard: a changed number means news."""
+        self.cordoned: list[Node] = []
         self.is_head_heard = False
         """The stream of the head is open: `work` is what it says now."""
         self.nodes: dict[str, Node] = {}
@@ -92,6 +95,8 @@ class Witnesses:
             return
         self.work, self.heard_s = work, heard_s
         self.nodes = {node.instance_id: node for node in work.nodes if node.instance_id}
+        self.cordoned = [node for node in work.nodes if node.is_cordoned]
+        self.words += 1
 
     def hear_market(self, provider: str, market: Market, began_s: float) -> None:
         """Take a provider's newest offers and quotas."""
@@ -138,6 +143,7 @@ class Witnesses:
         `ended_s` gives, by launch token, when the last create call ended; infinity while one is under way.
         An incomplete listing proves presence, never absence.
         """
+        self.words += 1
         seen: list[Seen] = []
         here: set[str] = set()
         extras: dict[str, Machine] = {}
