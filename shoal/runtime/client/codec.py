@@ -37,11 +37,19 @@ def is_plain(value: Any) -> bool:
     """Whether the value is a small builtin container of builtin scalars: plain pickle writes it safely and fast."""
     kind = type(value)
     if kind is list or kind is tuple:
-        return len(value) <= _SMALL_CONTAINER and all(type(one) in _ATOMS for one in value)
+        if len(value) > _SMALL_CONTAINER:
+            return False
+        for one in value:  # loops: this runs for every argument and result, and a generator costs as much as ten items
+            if type(one) not in _ATOMS:
+                return False
+        return True
     if kind is dict:
-        return len(value) <= _SMALL_CONTAINER and all(
-            type(name) in _ATOMS and type(one) in _ATOMS for name, one in value.items()
-        )
+        if len(value) > _SMALL_CONTAINER:
+            return False
+        for name, one in value.items():
+            if type(name) not in _ATOMS or type(one) not in _ATOMS:
+                return False
+        return True
     return kind is int
 
 
@@ -133,6 +141,7 @@ def holds_of(nested: Sequence[Sequence[Any]], token: Token, *, is_implicit: bool
     holds: dict[bytes, Hold] = {}
     for owner, addresses, _ in nested:
         if owner != Home.process:
+            Home.has_foreign = True
             address: OwnerAddress = (owner, tuple(addresses))
             holds[owner] = Hold(address, token, is_implicit=is_implicit)
     return holds
@@ -159,4 +168,3 @@ def mended(message: Any) -> Any:
     value = message[place + 1]
     body = pickle.dumps((tuple(value), None) if kind != RESULT else value, 5)
     return (*message[:place], PICKLED, body, *message[place + 2 :])
-

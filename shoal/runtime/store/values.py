@@ -37,6 +37,7 @@ NATIVE, PICKLE, BUFFERS, BYTES = range(4)
 
 _INT_LEAST, _INT_MOST = -(2**63), 2**63 - 1
 _NO_BUFFERS: list[memoryview] = []
+_KEPT_BYTES_MAX, _KEPT_MAX = 64 * 1024, 4
 
 
 class Dumped(msgspec.Struct, gc=False):
@@ -86,11 +87,24 @@ def dump(value: Any, on_ref: Callable[[Any], None] | None = None) -> Dumped:
     """
     if type(value) is bytes and len(value) > INLINE_BYTES_MAX:
         return Dumped(BYTES, b"", [memoryview(value)], len(value))
-    file = io.BytesIO()
-    buffers: list[pickle.PickleBuffer] = []
-    _Pickler(file, buffers.append, on_ref).dump(value)
+    # Making a pickler costs more than a small pickle, so one is kept for the next value, unless values nest or threads
+    # meet. One that failed, or holds large things, is not used again.
+    try:
+        pickler = _idle.pop()
+    except IndexError:
+        pickler = _Pickler()
+    if on_ref is not None:
+        pickler.on_ref = on_ref
+    pickler.dump(value)
+    file, buffers = pickler.file, pickler.buffers
     pickled = file.getvalue()
     if not buffers:
+        is_clean = on_ref is None and not pickler.globals_ref  # a function's globals are shared within one pickle only
+        if is_clean and len(pickled) <= _KEPT_BYTES_MAX and len(_idle) < _KEPT_MAX:
+            pickler.clear_memo()
+            file.seek(0)
+            file.truncate()
+            _idle.append(pickler)
         return Dumped(PICKLE, pickled, _NO_BUFFERS, len(pickled))
     views = [buffer.raw() for buffer in buffers]
     return Dumped(BUFFERS, pickled, views, len(pickled) + sum([view.nbytes for view in views]))
@@ -149,6 +163,7 @@ def deregister_serializer(kind: type) -> None:
     _serializers.pop(kind, None)
 
 
+_idle: list[_Pickler] = []
 _ref_types: set[type] = set()
 _serializers: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
 
@@ -156,23 +171,20 @@ _serializers: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """cloudpickle's pickler, with a shorter start and three additions before its own rules."""
 
-    def __init__(
-        self,
-        file: io.BytesIO,
-        on_buffer: Callable[[pickle.PickleBuffer], Any],
-        on_ref: Callable[[Any], None] | None,
-    ) -> None:
+    def __init__(self) -> None:
+        self.file = io.BytesIO()
+        self.buffers: list[pickle.PickleBuffer] = []
         # Past cloudpickle's own __init__, which costs as much as a small pickle; its two attributes follow.
-        pickle.Pickler.__init__(self, file, protocol=5, buffer_callback=on_buffer)
+        pickle.Pickler.__init__(self, self.file, protocol=5, buffer_callback=self.buffers.append)
         self.globals_ref: dict[int, dict[str, Any]] = {}
         self.proto = 5
-        self._on_ref = on_ref
+        self.on_ref: Callable[[Any], None] | None = None
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind in _ref_types:
-            if self._on_ref is not None:
-                self._on_ref(obj)
+            if self.on_ref is not None:
+                self.on_ref(obj)
             return obj.__reduce__()
         if kind in _serializers:
             serializer, deserializer = _serializers[kind]
