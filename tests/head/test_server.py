@@ -156,6 +156,27 @@ async def test_an_unreachable_address_is_one_line() -> None:
             await head.start(Address("tcp", "127.0.0.1", taken.getsockname()[1]))
 
 
+async def test_a_bug_of_ours_is_an_alarm_and_not_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(control=None) as run:
+        good, bad = await run.agent(), await run.agent()
+        good.join()
+        bad.join(node_id="2f" * 14, instance_id="i-2")
+        await good.next(told.Joined)
+        await bad.next(told.Joined)
+        run.head.core._hear[told.Leaving] = lambda member, news: {}["bug"]
+
+        bad.say(told.Leaving("x"))
+        async with asyncio.timeout(10):
+            while await bad.connection.receive() is not None:
+                pass
+
+        good.say(told.Ask(1, PROCESS, "nodes", {}))
+        assert (await good.next(told.Reply)).is_ok
+        assert any(event.kind == "alarm" and "KeyError" in event.fields["why"] for event in run.log.events)
+        assert "the core raised on Leaving" in caplog.text
+        await good.connection.close()
+
+
 async def test_a_killed_head_comes_back_with_names_groups_sessions_and_orders(tmp_path: Path) -> None:
     credential = Credential(UID, fresh_secret())
     async with running(SqliteJournal(tmp_path / "head.db"), credential=credential) as run, run.client() as client:

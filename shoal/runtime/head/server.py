@@ -11,6 +11,7 @@ import asyncio
 import collections
 import contextlib
 import importlib
+import logging
 import os
 import ssl
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ from shoal.transport.connection import Connection, Listener
 from shoal.wire.hello import Credential, Role
 from shoal.wire.messages import TO_HEAD, Ask, Reply
 
+_log = logging.getLogger(__name__)
 EVENTS_KEPT_MAX = 10_000
 ASK_LIMIT_S = 30.0
 SHUT_LIMIT_S = 5.0
@@ -228,7 +230,12 @@ class HeadServer:
             while (messages := await connection.receive()) is not None:
                 now_s = monotonic_s()
                 for message in messages:
-                    self._carry_out(react(Heard(now_s, number, message)))
+                    try:
+                        self._carry_out(react(Heard(now_s, number, message)))
+                    except Exception as error:
+                        # Our own bug. It must not end the head for everybody; this agent re-joins and says all again.
+                        self._bug(type(message).__name__, error)
+                        return
         finally:
             self._connections.pop(number, None)
             if not self._is_stopped:
@@ -293,10 +300,17 @@ class HeadServer:
         self._held = kept
 
     def _tick(self) -> None:
-        self._turn(Tick(self._clock.monotonic_s()))
+        try:
+            self._turn(Tick(self._clock.monotonic_s()))
+        except Exception as error:
+            self._bug("Tick", error)
         if self.core.is_read_only:
             self._let_go()
         self._ticker = asyncio.get_running_loop().call_later(self.core.tick_s, self._tick)
+
+    def _bug(self, what: str, error: Exception) -> None:
+        self._record(Kind.ALARM, {"what": f"head: {what}", "why": f"{type(error).__name__}: {error}"})
+        _log.exception("the core raised on %s", what)
 
     def _let_go(self) -> None:
         kept = collections.deque(one for one in self._held if isinstance(one[1], Send) and one[1].is_durable)

@@ -277,6 +277,9 @@ class HeadCore:
             self._asks.answer(message, LOCAL, None)
 
     def _join(self, connection: int, join: Join) -> None:
+        other = self.nodes.by_connection.get(connection)
+        if other is not None and other.node_id != join.node_id:
+            self._closed(connection)
         known = self.nodes.alive.get(join.node_id)
         was_missing = known is not None and known.is_missing
         taken = self.nodes.join(connection, join)

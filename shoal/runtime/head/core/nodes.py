@@ -120,7 +120,8 @@ class Nodes:
                 resources=row.total,
             )
         else:
-            self._leave_connection(member)
+            if member.connection != connection:
+                self._leave_connection(member)
             if member.is_missing:
                 self._out.record("node_returned", node=join.node_id)
             fresh = _row(join, member.row.joined_wall_s)
