@@ -7,7 +7,7 @@ frozen: every function here returns a new dict. Names are Ray's: `CPU`, `GPU`, `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 Amounts = dict[str, int]
 UNIT = 10_000
@@ -86,6 +86,14 @@ def highest(parts: Iterable[Mapping[str, int]]) -> Amounts:
         for name, amount in part.items():
             result[name] = max(result.get(name, 0), amount)
     return result
+
+
+def lowest(parts: Sequence[Mapping[str, int]]) -> Amounts:
+    """Return the element-wise minimum of all parts; what one lacks is left out."""
+    if not parts:
+        return {}
+    names = set(parts[0]).intersection(*parts[1:])
+    return {name: min(part[name] for part in parts) for name in sorted(names)}
 
 
 def times(held: Mapping[str, int], count: int) -> Amounts:

@@ -6,7 +6,9 @@ classes. Each first uses what is there or coming.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -15,7 +17,7 @@ from shoal.autoscaler.decide.forced import expired, forced_drains, serving
 from shoal.autoscaler.decide.room import Room, is_mass_loss
 from shoal.autoscaler.decide.stands import PLAIN, Rank, Stand, bought, stands
 from shoal.autoscaler.decide.wares import Ware, wares
-from shoal.foundation.amounts import Amounts, shape_key, shown, total
+from shoal.foundation.amounts import Amounts, covers, lowest, shape_key, shown, total
 from shoal.model.demand import ANYWHERE, Bundle, DemandClass, Gang, Selector, Strategy
 from shoal.model.instance import State
 from shoal.model.plan import Drain, Verdict
@@ -53,20 +55,22 @@ class Lack(msgspec.Struct, kw_only=True):
 class Draft:
     """The state of one planning run up to the point where the classes that are left must be bought for."""
 
-    def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
+    def __init__(self, snapshot: Snapshot, policy: Policy, unwanted: AbstractSet[str] = frozenset()) -> None:
+        """Place what waits on what is there; wishes that are `unwanted` do not count as there."""
         self.snapshot = snapshot
         self.policy = policy
         self.wares = wares(snapshot, policy)
-        self.room = Room(snapshot, policy)
-        self.calm = _why_nothing_drains(snapshot)
-        self.forced = forced_drains(snapshot, policy, self.room.committed_micro, self.calm)
+        self.is_mass_loss = is_mass_loss(snapshot)
+        self.room = Room(snapshot, policy, self.is_mass_loss)
+        self.calm = _why_nothing_drains(snapshot, self.is_mass_loss)
+        self.forced = forced_drains(snapshot, policy, snapshot.committed_micro, self.calm)
         self.expired = expired(snapshot, policy)
         self.stands = stands(snapshot, policy, {(ware.node_type.name, ware.offer.key): ware for ware in self.wares})
         self.lacks: list[Lack] = []
         self.moves: dict[str, Drain] = {}
         """Drains of nodes whose work moves elsewhere, by instance id."""
+        self._reject_wishes_without_room(unwanted)
         self._leave_out_what_goes()
-        self._reject_wishes_without_room()
 
         holders = {stand.held_for for stand in self.stands}
         for gang in sorted(
@@ -79,6 +83,9 @@ class Draft:
                         stand.held_for = ""
         self._place_standing()
         self._fill_min_workers()
+        self._stands_seen, self._placings = -1, 0
+        self._least: Amounts = {}
+        self._open: tuple[list[Stand], list[Stand]] = ([], [])
         self.wants: list[Want] = []
         self._jobs: dict[str, tuple[str, ...]] = {}
         ordered = sorted(snapshot.work.classes, key=_hardness)
@@ -427,23 +434,39 @@ class Draft:
     def _place_units(self, demand: DemandClass, left: int, skip: set[str]) -> int:
         """Put units on stands in their order, those with special resources last for plain work; return what is left."""
         needs, selector, key = demand.amounts, demand.selector, demand.key
-        special = [name for name in needs if name not in PLAIN]
-        for is_special_turn in (False, True):
-            for stand in self.stands:
-                if not special and stand.is_special() != is_special_turn:
-                    continue
-                if stand.held_for or (skip and stand.spot.spot_id in skip):
-                    continue
-                count = how_many(needs, stand.spot.free, left)
-                if not count or (selector and not selectors.admits(selector, stand.spot.spot_id, stand.spot.labels)):
-                    continue
-                self._put(stand, key, needs, count)
-                left -= count
-                if not left:
-                    return 0
-            if special:
-                break
+        special = next((name for name in needs if name not in PLAIN), "")
+        plain_stands, special_stands = self._open_stands()
+        for stand in special_stands if special else itertools.chain(plain_stands, special_stands):
+            count = how_many(needs, stand.spot.free, left)
+            if not count or stand.held_for or (skip and stand.spot.spot_id in skip):
+                continue
+            if selector and not selectors.admits(selector, stand.spot.spot_id, stand.spot.labels):
+                continue
+            self._put(stand, key, needs, count)
+            left -= count
+            if not left:
+                return 0
         return left
+
+    def _open_stands(self) -> tuple[list[Stand], list[Stand]]:
+        """Return the stands with room for at least some class, those without and those with special resources."""
+        if len(self.stands) != self._stands_seen:
+            # Machines were added since: sort them in. What has no room for any class never gets any.
+            least = lowest([one.amounts for one in self.snapshot.work.classes])
+            able = [stand for stand in self.stands if covers(stand.spot.free, least)]
+            self._open = (
+                [stand for stand in able if not stand.is_special],
+                [stand for stand in able if stand.is_special],
+            )
+            self._stands_seen = len(self.stands)
+            self._least = least
+        elif self._placings % 4 == 0:
+            self._open = (
+                [stand for stand in self._open[0] if covers(stand.spot.free, self._least)],
+                [stand for stand in self._open[1] if covers(stand.spot.free, self._least)],
+            )
+        self._placings += 1
+        return self._open
 
     def _limit_extra(self, demand: DemandClass, left: int) -> int:
         """Cap what is bought for work that would fit what is there and waits all the same: one machine a minute."""
@@ -483,6 +506,11 @@ class Draft:
                 )
             )
         return left - extra
+
+    @property
+    def unused_wishes(self) -> set[str]:
+        """The wishes that nothing was placed on: they only take up room under the limits."""
+        return {stand.name for stand in self.stands if stand.rank is Rank.QUEUED and not stand.used}
 
     def add_machine(self, ware: Ware, why: str) -> None:
         """Count on one more machine, bought for the reason; its room has been taken already."""
@@ -552,9 +580,9 @@ class Draft:
             kept.append(stand)
         self.stands = kept
 
-    def _reject_wishes_without_room(self) -> None:
+    def _reject_wishes_without_room(self, unwanted: AbstractSet[str]) -> None:
         """Give up wishes (`queued`) that a lowered limit, cap or bad offer has overtaken, newest first."""
-        usable = {stand.name for stand in self.stands}
+        usable = {stand.name for stand in self.stands} - unwanted
         self.given_up: set[str] = set()
         wishes = [one for one in self.snapshot.instances if one.state is State.QUEUED]
         for wish in sorted(wishes, key=lambda one: one.instance_id, reverse=True):
@@ -570,13 +598,13 @@ class Draft:
             self.stands = [stand for stand in self.stands if stand.name not in self.given_up]
 
 
-def _why_nothing_drains(snapshot: Snapshot) -> str:
+def _why_nothing_drains(snapshot: Snapshot, is_mass_loss: bool) -> str:
     """Return why no node is drained for being idle or surplus just now, `` if they are."""
     if snapshot.work.is_settling:
         return "the head is settling after a restart"
     if any(node.is_missing for node in snapshot.work.nodes):
         return "nodes are missing since the head restarted"
-    if is_mass_loss(snapshot):
+    if is_mass_loss:
         return "many nodes fell silent at once"
     return ""
 

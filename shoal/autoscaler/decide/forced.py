@@ -30,6 +30,10 @@ def forced_drains(snapshot: Snapshot, policy: Policy, committed_micro: int, calm
     over_total = sum(there.values()) - policy.max_workers
     cap = policy.budget.usd_per_hour_max
     cap_micro = None if cap is None else cap * MICRO
+    is_over = over_total > 0 or any(count > 0 for count in over_type.values())
+    is_dear = cap_micro is not None and committed_micro > cap_micro
+    if not is_over and not is_dear and not any(node.notice for node in snapshot.work.nodes):
+        return found
     for one, node in _dearest_first(snapshot):
         if node.is_head:
             continue

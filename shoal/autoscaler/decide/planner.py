@@ -49,6 +49,8 @@ def improve(snapshot: Snapshot, policy: Policy, seed: int) -> Iterator[Plan]:
         yield _waiting_plan(snapshot)
         return
     draft = Draft(snapshot, policy)
+    if (draft.wants or draft.lacks) and (unused := draft.unused_wishes):
+        draft = Draft(snapshot, policy, unused)
     repack(draft)
     gone = surplus(draft)
     market = Market(draft.wants, draft.wares)
@@ -150,7 +152,7 @@ def written(draft: Draft, gone: Surplus, basket: Basket, *, effort: int, bound_m
         if stand.ware is not None:
             why = "" if stand.used.startswith(WORK) else stand.used
             machines.append(Machines(stand.ware, stand.gang, why, dict(stand.placed), 1, stand.promised))
-        else:
+        elif stand.placed:
             placed.extend(
                 Placed(demand=key, instance_id=stand.name, count=count) for key, count in sorted(stand.placed.items())
             )

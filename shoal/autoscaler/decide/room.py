@@ -22,7 +22,8 @@ SILENT_MASS_S = 60.0
 class Room:
     """What is left of each limit. `holds` asks, `take` counts down; copies are cheap."""
 
-    def __init__(self, snapshot: Snapshot, policy: Policy) -> None:
+    def __init__(self, snapshot: Snapshot, policy: Policy, is_mass_loss: bool = False) -> None:
+        """Count what is there; `is_mass_loss`: so many nodes fell silent that replacing them is slowed down."""
         self._policy = policy
         counted = [one for one in snapshot.instances if one.state is not State.GONE]
         by_type = Counter(one.node_type for one in counted)
@@ -39,7 +40,8 @@ class Room:
                 self._limit_speed(kind.name, counted, by_type[kind.name])
         self._spots = sum(1 for one in counted if one.offer.market == SPOT)
         self._workers = len(counted)
-        self._limit_after_mass_loss(snapshot, counted)
+        if is_mass_loss:
+            self._limit_after_mass_loss(snapshot, counted)
 
         queued = sum(one.price_micro or 0 for one in counted if one.state is State.QUEUED)
         self.committed_micro = snapshot.committed_micro + queued
@@ -179,8 +181,6 @@ class Room:
             self._type_word[name] = f"upscaling_speed is {speed:g} and {pending} of `{name}` are on their way"
 
     def _limit_after_mass_loss(self, snapshot: Snapshot, counted: list[Instance]) -> None:
-        if not is_mass_loss(snapshot):
-            return
         recent = sum(1 for one in counted if snapshot.now_s - one.created_s < 60 and one.state is not State.LOST)
         most = max(1, len(counted) // 10) - recent
         if most < self.total_left:
@@ -208,10 +208,12 @@ def is_mass_loss(snapshot: Snapshot) -> bool:
 
     Source: docs/instance-states.md, "Mass loss": more than max(2, 20 %) of the ready nodes.
     """
-    lost = sum(
-        1 for one in snapshot.instances if one.state is State.LOST and snapshot.now_s - one.since_s < SILENT_MASS_S
-    )
-    ready = sum(1 for one in snapshot.instances if one.state is State.READY)
+    lost = ready = 0
+    for one in snapshot.instances:
+        if one.state is State.READY:
+            ready += 1
+        elif one.state is State.LOST and snapshot.now_s - one.since_s < SILENT_MASS_S:
+            lost += 1
     return lost > max(2, (lost + ready) // 5)
 
 

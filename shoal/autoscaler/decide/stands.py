@@ -36,7 +36,21 @@ class Rank(IntEnum):
 class Stand:
     """One machine as the plan sees it. `used` says for whom it is needed; a stand nobody uses may go."""
 
-    __slots__ = ("gang", "held_for", "instance", "node", "placed", "promised", "rank", "spot", "total", "used", "ware")
+    __slots__ = (
+        "gang",
+        "held_for",
+        "instance",
+        "is_special",
+        "name",
+        "node",
+        "placed",
+        "promised",
+        "rank",
+        "spot",
+        "total",
+        "used",
+        "ware",
+    )
 
     def __init__(
         self,
@@ -49,7 +63,13 @@ class Stand:
         ware: Ware | None = None,
     ) -> None:
         self.spot = spot
+        self.name = instance.instance_id if instance is not None else spot.spot_id
+        """The instance's id, else the node's (the head of an `ssh` cluster has no instance)."""
         self.total = total
+        self.is_special = not total.keys() <= PLAIN and any(
+            name not in PLAIN and not name.startswith("node:") for name in total
+        )
+        """Whether the machine may have a resource that not every machine has."""
         self.rank = rank
         self.instance = instance
         self.node = node
@@ -62,21 +82,12 @@ class Stand:
         """Standing bundles that a new machine was bought for: a share of its size, not of its room."""
 
     @property
-    def name(self) -> str:
-        """The instance's id, else the node's (the head of an `ssh` cluster has no instance)."""
-        return self.instance.instance_id if self.instance else self.spot.spot_id
-
-    @property
     def node_type(self) -> str:
         if self.ware is not None:
             return self.ware.node_type.name
         if self.instance is not None:
             return self.instance.node_type
         return self.node.node_type if self.node else ""
-
-    def is_special(self) -> bool:
-        """Say whether the machine has a resource that not every machine has."""
-        return any(name not in PLAIN and not name.startswith("node:") for name in self.total)
 
 
 def stands(snapshot: Snapshot, policy: Policy, wares: Mapping[tuple[str, OfferKey], Ware]) -> list[Stand]:

@@ -43,6 +43,8 @@ def surplus(draft: Draft) -> Surplus:
     forgets: list[Step] = []
     lost_left = _lost_to_release(snapshot)
     for one in sorted(snapshot.instances, key=lambda it: it.instance_id):
+        if one.state is State.READY:
+            continue
         stand = stands.get(one.instance_id)
         used = stand.used if stand is not None else ""
         kind = draft.policy.node_type(one.node_type)
@@ -51,7 +53,7 @@ def surplus(draft: Draft) -> Surplus:
         match one.state:
             case State.QUEUED:
                 if not used:
-                    why = "a limit or its offer changed" if one.instance_id in draft.given_up else "no longer wanted"
+                    why = "no longer wanted, or a limit or its offer changed"
                     forgets.append(Forget(instance_id=one.instance_id, why=why))
             case State.REQUESTED | State.BOOTING if one.instance_id in draft.expired:
                 releases.append(Release(instance_id=one.instance_id, why=draft.expired[one.instance_id]))
@@ -139,8 +141,9 @@ def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Ke
         memory = _memory(snapshot, policy)
         # The dearest goes first where `min_workers` lets only some go.
         idle.sort(key=lambda pair: (-(pair[0].price_micro or 0), -(pair[1].idle_s or 0.0), pair[0].instance_id))
+    kinds = {kind.name: kind for kind in policy.node_types}
     for one, node in idle:
-        kind = policy.node_type(one.node_type)
+        kind = kinds.get(one.node_type)
         assert kind is not None or draft.calm, "a type gone from the configuration is forced to drain"
         stand = stands.get(one.instance_id)
         used = stand.used if stand is not None else ""
