@@ -55,33 +55,15 @@ def main() -> int:
 
 
 def work(name: str, problems: list[str]) -> dict[str, Any]:
-    """Run the workload, wait for the nodes to leave, and return the account of it."""
+    """Run the workloads, wait for the nodes to leave, and return the account of it."""
     import shoal as cluster
 
     os.environ["SHOAL_ADDRESS"] = name
     cluster.init()
     try:
-        step(f"Monte Carlo: pi from {BATCHES} batches of {SAMPLES:,} darts; the head alone has one CPU")
-
-        @cluster.remote
-        def throw(seed: int) -> tuple[int, str]:
-            chance = random.Random(seed)
-            began_s = time.monotonic()
-            inside = sum(chance.random() ** 2 + chance.random() ** 2 <= 1 for _ in range(SAMPLES))
-            # As long as a real batch would take on a busy machine, so that waiting work is worth a node.
-            time.sleep(max(0.0, 1.0 - (time.monotonic() - began_s)))
-            return inside, cluster.get_runtime_context().get_node_id()
-
-        waiting = [throw.remote(seed) for seed in range(BATCHES)]
-        inside, places, nodes_most = 0, set(), 1
-        while waiting:
-            done, waiting = cluster.wait(waiting, num_returns=len(waiting), timeout=0.5)
-            for hits, place in cluster.get(done):
-                inside += hits
-                places.add(place)
-            nodes_most = max(nodes_most, alive(cluster))
-            progress(BATCHES - len(waiting), BATCHES, f"{alive(cluster)} nodes")
-        print(f"\n    pi is about {4 * inside / (BATCHES * SAMPLES):.4f}; batches ran on {len(places)} nodes")
+        places, nodes_most = monte_carlo(cluster)
+        fits = sweep()
+        gang(cluster)
         step("the work is done: idle nodes go by themselves")
         deadline_s = time.monotonic() + LEAVE_LIMIT_S
         while (here := alive(cluster)) > 1 and time.monotonic() < deadline_s:
@@ -101,7 +83,86 @@ def work(name: str, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{len(joined) - len(left)} added nodes had not left after {LEAVE_LIMIT_S:.0f} s")
     status = json.loads(shoal("status", name, "--format", "json", quiet=True))
     report = status.get("autoscaler") or {}
-    return {"tasks": BATCHES, "joined": len(joined), "left": len(left), "used": len(used), "usd": report["usd_spent"]}
+    return {
+        "tasks": BATCHES,
+        "fits": fits,
+        "joined": len(joined),
+        "left": len(left),
+        "used": len(used),
+        "usd": report["usd_spent"],
+    }
+
+
+def monte_carlo(cluster: Any) -> tuple[set[str], int]:
+    """Estimate pi in batches; return the nodes that did the work, and the most there were at once."""
+    step(f"Monte Carlo: pi from {BATCHES} batches of {SAMPLES:,} darts; the head alone has one CPU")
+
+    @cluster.remote
+    def throw(seed: int) -> tuple[int, str]:
+        chance = random.Random(seed)
+        began_s = time.monotonic()
+        inside = sum(chance.random() ** 2 + chance.random() ** 2 <= 1 for _ in range(SAMPLES))
+        # As long as a real batch would take on a busy machine, so that waiting work is worth a node.
+        time.sleep(max(0.0, 1.0 - (time.monotonic() - began_s)))
+        return inside, cluster.get_runtime_context().get_node_id()
+
+    waiting = [throw.remote(seed) for seed in range(BATCHES)]
+    inside, places, nodes_most = 0, set(), 1
+    while waiting:
+        done, waiting = cluster.wait(waiting, num_returns=len(waiting), timeout=0.5)
+        for hits, place in cluster.get(done):
+            inside += hits
+            places.add(place)
+        nodes_most = max(nodes_most, alive(cluster))
+        progress(BATCHES - len(waiting), BATCHES, f"{alive(cluster)} nodes")
+    print(f"\n    pi is about {4 * inside / (BATCHES * SAMPLES):.4f}; batches ran on {len(places)} nodes")
+    return places, nodes_most
+
+
+def sweep() -> int:
+    """Search hyper-parameters with scikit-learn, whose joblib runs on the cluster; return how many fits it made."""
+    import joblib
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.svm import SVC
+
+    from shoal.util.joblib import register_shoal
+
+    grid = {"C": [0.1, 1.0, 10.0], "gamma": [1e-3, 1e-2]}
+    step("hyper-parameter sweep: GridSearchCV of scikit-learn, through joblib, on the cluster")
+    register_shoal()
+    images, digits = load_digits(return_X_y=True)
+    search = GridSearchCV(SVC(), grid, cv=3)
+    with joblib.parallel_backend("shoal"):
+        search.fit(images[:600], digits[:600])
+    fits = 3 * len(search.cv_results_["params"])
+    print(f"    {fits} fits; best {search.best_params_}, accuracy {search.best_score_:.3f}")
+    return fits
+
+
+def gang(cluster: Any) -> None:
+    """Start a gang of two that must sit on two nodes, or not start at all."""
+    from shoal.util.placement_group import placement_group, remove_placement_group
+    from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    step("a gang: two actors that start together, on two nodes, or not at all")
+
+    @cluster.remote(num_cpus=1)
+    class Member:
+        def place(self) -> str:
+            return cluster.get_runtime_context().get_node_id()
+
+    group = placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD")
+    cluster.get(group.ready(), timeout=60)
+    members = [
+        Member.options(
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=number)
+        ).remote()
+        for number in range(2)
+    ]
+    places = cluster.get([member.place.remote() for member in members], timeout=60)
+    print(f"    both are there, on {len(set(places))} nodes")
+    remove_placement_group(group)
 
 
 def alive(cluster: Any) -> int:
@@ -114,8 +175,8 @@ def told(account: dict[str, Any], took_s: float, left: list[str]) -> list[str]:
     lines = []
     if account:
         lines += [
-            f"{account['tasks']} tasks ran; {account['joined']} nodes joined, {account['left']} left again, "
-            f"{account['used']} of them did work",
+            f"{account['tasks']} tasks, {account['fits']} fits and a gang ran",
+            f"{account['joined']} nodes joined, {account['left']} left again, {account['used']} of them did work",
             f"it would have cost ${account['usd']:.4f} at the prices in configs/local.yaml",
         ]
     lines.append(f"it took {took_s:.1f} s from nothing to nothing")

@@ -8,6 +8,7 @@ from typing import Any
 from shoal.transport import discovery
 from tests.e2e.conftest import SMALL, Cluster, until
 
+
 def workers_alive(cluster: Cluster) -> int:
     return len(cluster.nodes(state="ALIVE", is_head_node=False))
 
