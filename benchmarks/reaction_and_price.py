@@ -1,6 +1,6 @@
 """How soon after demand the launch call leaves, and how good what it buys is: both from the same runs.
 
-    python benchmarks/reaction_and_price.py [--catalogue curated|full] [--repeats 20] [--json FILE]
+    python benchmarks/reaction_and_price.py [--catalogue curated|full] [--repeats 20] [--out FILE]
 
 The real loop, ledger and planner in real time, at default settings, against the simulated cloud. *Reaction* is the time
 from the submission of work to the launch call for it; of a burst that is launched in parts, to the last one. *Price* is
@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import demand_generator as generator
 from shoal.autoscaler.decide.planner import improve
@@ -35,6 +35,7 @@ from shoal.providers.protocol import Provider
 from shoal.providers.sim.faults import SimOffer
 from shoal.testing.world import World
 
+HERE = Path(__file__).resolve().parent
 LIMIT_S = 0.1
 SETTLED_S = 2.5
 """Nothing launched for so long: the burst is over."""
@@ -266,7 +267,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--offline", type=float, default=3.0)
     parser.add_argument("--only", choices=list(SCENARIOS))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "reaction_and_price.json")
     chosen = parser.parse_args()
     offers = generator.curated() if chosen.catalogue == "curated" else generator.full_region()
     names = [chosen.only] if chosen.only else list(SCENARIOS)
@@ -280,8 +281,8 @@ def main() -> None:
     wide = asyncio.run(widths(offers)) if not chosen.only else []
     for row in wide:
         print(f"{row['scenario']:26} machines bought {row['machines_bought']}, first call {row['first_call_ms']} ms")
-    if chosen.json:
-        chosen.json.write_text(json.dumps({"catalogue": chosen.catalogue, "rows": rows, "widths": wide}, indent=2))
+    said = {"catalogue": chosen.catalogue, "rows": rows, "widths": wide}
+    chosen.out.write_text(json.dumps(said, indent=2) + "\n")
 
 
 if __name__ == "__main__":
