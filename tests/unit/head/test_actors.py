@@ -356,3 +356,20 @@ def test_an_actor_that_is_too_large_for_the_journal_is_refused() -> None:
     node = desk.node()
 
     assert "use put" in node.refused("create_actor", actor_id=b"a", job="", class_name="A", spec=b"x" * 101)[1]
+
+
+def test_a_restarted_head_knows_the_dead_by_who_is_not_named() -> None:
+    before = Desk()
+    node, other = before.node(), before.node()
+    prefix = bytes.fromhex(node.node_id)
+    named = [prefix + number.to_bytes(4, "big") for number in (1, 3)]
+
+    desk = Desk(before.rows)
+    node.desk = other.desk = desk
+    node.join(processes=named)
+    other.join()
+    asked = [prefix + number.to_bytes(4, "big") for number in (1, 2, 3, 4)]
+
+    assert other.ask("is_alive", processes=asked) == [True, False, True, True], "4 may have begun since"
+    node.say(told.Died(named[0], "x"))
+    assert other.ask("is_alive", processes=asked) == [False, False, True, True]

@@ -46,6 +46,9 @@ class Member(msgspec.Struct, kw_only=True):
     drain_answer: str = ""
     notice: str = ""
     notice_until_s: float | None = None
+    listed: frozenset[bytes] = frozenset()
+    listed_to: int = -1
+    """The processes that its newest `Join` named, and the highest number among them: lower ones not named are dead."""
     jobs_ended: list[str] = []
     """Jobs that ended while it was out of touch: it is told when it is back."""
 
@@ -136,6 +139,8 @@ class Nodes:
                 self._joins[key] = JoinRow(instance_id=join.instance_id, token=join.token, node_id=join.node_id)
                 self._out.journal("joins", key, self._joins[key])
         member.connection, member.heard_s, member.is_missing = connection, now_s, False
+        member.listed = frozenset(join.processes)
+        member.listed_to = max((_number(process) for process in join.processes), default=-1)
         member.free = dict(join.total)
         member.idle_since_s, member.busy = None, ()
         self.by_connection[connection] = member
@@ -297,8 +302,16 @@ class Nodes:
         return True
 
     def is_process_alive(self, process: bytes) -> bool:
-        """Say False only by a verdict: of the process's agent, or of the head about its node."""
-        return process not in self.dead_processes and process[:14].hex() not in self.dead
+        """Say False only by a verdict: of the process's agent, or of the head about its node.
+
+        An agent numbers its processes upwards and names all that live when it joins, so a lower number that it did not
+        name is its verdict too: one that an earlier head heard of, and took with it.
+        """
+        node_id = process[:14].hex()
+        if process in self.dead_processes or node_id in self.dead:
+            return False
+        member = self.alive.get(node_id)
+        return member is None or _number(process) > member.listed_to or process in member.listed
 
     # ----------------------------------------------------------------------------------------- state
 
@@ -389,6 +402,10 @@ class Nodes:
 def join_secret(key: bytes, token: str) -> str:
     """Return the join secret of a launch token: the same for the same token, so that replays are byte-equal."""
     return hmac.new(key, b"shoal join " + token.encode(), hashlib.sha256).hexdigest()
+
+
+def _number(process: bytes) -> int:
+    return int.from_bytes(process[14:], "big")
 
 
 def _row(join: Join, joined_wall_s: float) -> NodeRow:
