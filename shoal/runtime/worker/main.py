@@ -23,6 +23,7 @@ from shoal.runtime.client.core import Core
 from shoal.runtime.client.driver import SWITCH_INTERVAL_S
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.session import Session
+from shoal.runtime.worker import actor, actor_threads  # noqa: F401  # most workers become actors
 from shoal.runtime.worker.execute import Executor
 from shoal.runtime.worker.logs import Prints
 from shoal.runtime.worker.zygote import die_with_parent
