@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from shoal.autoscaler.decide.buying import Want, admits
 from shoal.autoscaler.decide.draft import Draft, Lack
 from shoal.autoscaler.decide.room import Room
-from shoal.autoscaler.decide.wares import Ware
+from shoal.autoscaler.decide.wares import Ware, offers_for
 from shoal.foundation.amounts import Amounts, quantities, shown
 from shoal.model.demand import Bundle, Selector
 from shoal.model.plan import OfferReason, Unmet, Verdict
@@ -43,7 +45,7 @@ def unmet(draft: Draft, lack: Lack, room: Room) -> Unmet:
             worst = (verdict, found, nodes, part)
     assert worst is not None, "there is at least one part"
     verdict, found, nodes, part = worst
-    reasons = (*nodes, *_collapsed(found))
+    reasons = (*nodes, *_collapsed([*found, *_other_arches(draft, part)]))
     why = _sentence(lack, verdict, part, found, nodes)
     return _answer(lack, verdict, why, reasons)
 
@@ -74,6 +76,27 @@ def reasons_for(draft: Draft, want: Want) -> tuple[OfferReason, ...]:
     if serving is not None:
         del found[serving]
     return _collapsed(found)
+
+
+def _other_arches(draft: Draft, part: Bundle) -> list[tuple[Ware, str, str]]:
+    """Return the offers that would be large enough and are of an architecture that their node type does not take."""
+    found: list[tuple[Ware, str, str]] = []
+    for kind in draft.policy.node_types:
+        if kind.need is None or not kind.need.arch:
+            continue
+        any_arch = msgspec.structs.replace(kind, need=msgspec.structs.replace(kind.need, arch=""))
+        for offer in offers_for(any_arch, draft.snapshot.offers):
+            if offer.arch != kind.need.arch and fits(part.amounts, kind.resources or offer.resources):
+                ware = Ware(
+                    node_type=kind,
+                    offer=offer,
+                    resources=offer.resources,
+                    labels={},
+                    price_micro=offer.price_micro,
+                    expected_micro=0,
+                )
+                found.append((ware, "arch", f"it is {offer.arch}, `{kind.name}` takes {kind.need.arch}"))
+    return found
 
 
 def _ware_reason(ware: Ware, room: Room) -> tuple[Ware, str, str]:

@@ -13,7 +13,7 @@ from shoal.model.demand import Selector, Strategy
 from shoal.model.instance import State
 from shoal.model.offer import OfferHealth, OfferKey, Quota
 from shoal.model.plan import Buy, Drain, Plan, Release
-from shoal.model.policy import Budget, Policy
+from shoal.model.policy import Budget, MachineNeed, Policy
 from shoal.model.snapshot import Recent, Snapshot
 
 SMALL, LARGE = offer("small", 4, 0.1), offer("large", 16, 0.3)
@@ -69,6 +69,19 @@ def test_each_reason_is_named_by_its_word(
     lines = explain.unmet_lines(plan.unmet[0])
     assert word in {reason.word for reason in plan.unmet[0].reasons}
     assert said in "\n".join(lines)
+
+
+def test_an_offer_of_another_architecture_says_so() -> None:
+    how = policy(kind("any", machine_types=(), need=MachineNeed(arch="amd64")))
+    arm = offer("big", 64, 0.5, arch="arm64")
+
+    plan = first(snapshot(offers=(SMALL, arm), classes=(demand("a", 32),)), how)
+
+    assert {(reason.offer.split("/")[3], reason.word) for reason in plan.unmet[0].reasons} == {
+        ("small", "too-small"),
+        ("big", "arch"),
+    }
+    assert plan.unmet[0].verdict == "infeasible"
 
 
 def test_offers_for_demand_leave_out_the_one_that_serves() -> None:
