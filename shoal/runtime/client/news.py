@@ -54,11 +54,11 @@ class News:
         if is_final:
             import pickle
 
-            from shoal.runtime.client.results import death_of_task
+            from shoal.runtime.client.results import death_of_task, fault_of
 
             while work.queue:
                 ref = work.queue.popleft()
-                error = pickle.dumps(death_of_task(ref, why))
+                error = pickle.dumps(death_of_task(ref, fault_of(why), why))
                 self._session.results.settle(ref, wire.ERROR, error, (self._session.core.process, ref._n))
         else:
             self._warn(why)

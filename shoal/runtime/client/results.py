@@ -11,6 +11,8 @@ from shoal.runtime.client.core import Core
 from shoal.runtime.client.owner import Owner
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import ObjectRef, Token, settle
+from shoal.runtime.decide import failure_rules
+from shoal.runtime.decide.failure_rules import Action, Fault
 from shoal.wire import tasks as wire
 
 
@@ -155,14 +157,15 @@ class Results:
         """A task's worker died while it ran: again, if it may; else that is its result."""
         if ref._ready:
             return
-        if ref._n in self.cancelled:
-            why = "cancelled by its caller"
-        elif ref._tries != 0 and ref._message is not None and not why.startswith("group removed"):
-            if ref._tries > 0:
-                ref._tries -= 1
+        fault = Fault.CANCELLED if ref._n in self.cancelled else fault_of(why)
+        retries = ref._tries if ref._message is not None else 0
+        verdict = failure_rules.after_task(fault, started=has_started, retries=retries)
+        if verdict.action in (Action.FREE, Action.RETRY) and ref._message is not None:
+            ref._tries = verdict.retries
             self._owner.push(ref, ref._recipe)
             return
-        self.settle(ref, wire.ERROR, pickle.dumps(death_of_task(ref, why)), (self._core.process, ref._n))
+        error = death_of_task(ref, fault, why)
+        self.settle(ref, wire.ERROR, pickle.dumps(error), (self._core.process, ref._n))
 
 
 def own_refs(core: Core, nested: Any) -> list[ObjectRef[Any]] | None:
@@ -177,15 +180,31 @@ def own_refs(core: Core, nested: Any) -> list[ObjectRef[Any]] | None:
     return found or None
 
 
-def death_of_task(ref: ObjectRef[Any], why: str) -> Exception:
-    """Return the error of a task whose worker died."""
+def fault_of(why: str) -> Fault:
+    """Return what an agent's word about a dead worker, or about work that cannot be placed, amounts to."""
+    for start, fault in _FAULTS.items():
+        if why.startswith(start):
+            return fault
+    return Fault.WORKER_DIED
+
+
+def death_of_task(ref: ObjectRef[Any], fault: Fault, why: str) -> Exception:
+    """Return the error of a task that a fault ended for good."""
     from shoal import exceptions
 
     name = ref._recipe.name if ref._recipe is not None else "the task"
-    if why.startswith("out of memory"):
-        return exceptions.OutOfMemoryError(f"task `{name}`: {why}")
-    if why.startswith("group removed"):
-        return exceptions.TaskPlacementGroupRemoved(f"task `{name}`: {why}")
-    if why.startswith("cancelled"):
+    kind = failure_rules.after_task(fault, started=True, retries=0).error or "WorkerCrashedError"
+    if kind == "TaskCancelledError":
         return exceptions.TaskCancelledError(ref.hex())
-    return exceptions.WorkerCrashedError(f"task `{name}`: {why}")
+    error: Exception = getattr(exceptions, kind)(f"task `{name}`: {why}")
+    return error
+
+
+_FAULTS = {
+    "out of memory": Fault.OUT_OF_MEMORY,
+    "group removed": Fault.GROUP_REMOVED,
+    "cancelled": Fault.CANCELLED,
+    "its node died": Fault.NODE_LOST,
+    "never": Fault.NEVER_FITS,
+}
+"""How an agent begins to say why."""
