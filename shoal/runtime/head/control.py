@@ -1,14 +1,13 @@
 """The head's public API over gRPC (`shoal.control.v1`): one servicer that translates, one gate in front of it.
 
-The gate looks at HTTP/2 headers only. Who has no valid token is answered by a handler without a deserializer that ends
-the call before its first message is read, so no protobuf of an unauthenticated peer is ever parsed; reflection and
-health stand behind the same gate. Requests then go through `HeadServer.ask` like everybody's.
+Nobody without a token gets past `gate`, reflection and health included. Requests then go through `HeadServer.ask` like
+everybody's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from shoal.foundation.errors import JournalFull, ShoalError, StaleSession, UserError
 from shoal.runtime.head import logs
 from shoal.runtime.head.core.view import Delta
+from shoal.runtime.head.gate import SERVICE, Gate, role_of
 from shoal.runtime.head.logs import Wanted
 from shoal.transport.address import Address
 from shoal.wire import control_codec as codec
@@ -31,7 +31,6 @@ from shoal.wire.hello import Credential, Role
 if TYPE_CHECKING:
     from shoal.runtime.head.server import HeadServer
 
-SERVICE = "shoal.control.v1.Control"
 BREATH_S = 0.005
 """Least time between two deltas of one stream: what changes in between shares the second."""
 LIFE_SIGN_S = 5.0
@@ -39,22 +38,6 @@ LIFE_SIGN_S = 5.0
 FOLLOW_S = 0.5
 CALLS_MAX = 1024
 MESSAGE_BYTES_MAX = 32 * 2**20
-
-_ROLES = {
-    "Identify": Role.READ,
-    "Watch": Role.READ,
-    "Report": Role.READ,
-    "Standing": Role.READ,
-    "State": Role.READ,
-    "Status": Role.READ,
-    "Logs": Role.READ,
-    "Events": Role.READ,
-    "ConfigGeneration": Role.READ,
-    "RequestResources": Role.DRIVER,
-    "Ask": Role.DRIVER,
-    "Notice": Role.NODE,
-}
-"""What a call needs; every other call of ours needs `admin`, health and reflection need `read`."""
 
 _OPEN_TO_DRIVERS = frozenset(
     {
@@ -132,44 +115,6 @@ class ControlServer:
         """End every call and close."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(0.2)
-
-
-class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
-    """Lets calls through whose bearer token proves a role that may make them."""
-
-    def __init__(self, credential: Credential) -> None:
-        self._credential = credential
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        role = self._role(handler_call_details.invocation_metadata)
-        if role is None:
-            return _refusal(grpc.StatusCode.UNAUTHENTICATED, "expected a valid token of this cluster")
-        service, _, call = handler_call_details.method.lstrip("/").partition("/")
-        needed = _ROLES.get(call, Role.ADMIN) if service == SERVICE else Role.READ
-        if role < needed:
-            name, other = role.name.lower(), needed.name.lower()
-            return _refusal(grpc.StatusCode.PERMISSION_DENIED, f"{call} needs role `{other}`, the token has `{name}`")
-        return await continuation(handler_call_details)
-
-    def _role(self, metadata: Any) -> Role | None:
-        for key, value in metadata or ():
-            if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
-                return self._credential.checks_bearer(value[7:])
-        return None
-
-
-def _refusal(code: grpc.StatusCode, text: str) -> grpc.RpcMethodHandler:
-    """Return a handler that ends any call at once; a streaming one, so that not even one message is read first."""
-
-    async def end(_: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        await context.abort(code, text)
-        yield b""  # makes it a generator; never reached
-
-    return grpc.stream_stream_rpc_method_handler(end)
 
 
 class Control(stubs.ControlServicer):
@@ -270,7 +215,7 @@ class Control(stubs.ControlServicer):
     async def ConfigGeneration(self, request: pb.ConfigGenerationRequest, context: Any) -> pb.ConfigGenerationReply:
         args: dict[str, Any] = {}
         if request.hash:
-            if not _has_role(context, self._head, Role.ADMIN):
+            if role_of(self._head.credential, context.invocation_metadata()) is not Role.ADMIN:
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, "setting the config needs role `admin`")
             args = {"hash": request.hash, "difference": request.difference}
         reply = await self._ask(context, "config_generation", **args)
@@ -371,14 +316,6 @@ class Control(stubs.ControlServicer):
 def server_credentials(certificate_chain: bytes, private_key: bytes) -> grpc.ServerCredentials:
     """Return what makes a control server speak TLS with this certificate (PEM)."""
     return grpc.ssl_server_credentials([(private_key, certificate_chain)])
-
-
-def _has_role(context: Any, head: HeadServer, role: Role) -> bool:
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization" and str(value).startswith("Bearer "):
-            proven = head.credential.checks_bearer(str(value)[7:])
-            return proven is not None and proven >= role
-    return False
 
 
 def _delta_out(delta: Delta) -> pb.WorkDelta:

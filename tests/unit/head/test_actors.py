@@ -373,3 +373,28 @@ def test_a_restarted_head_knows_the_dead_by_who_is_not_named() -> None:
     assert other.ask("is_alive", processes=asked) == [True, False, True, True], "4 may have begun since"
     node.say(told.Died(named[0], "x"))
     assert other.ask("is_alive", processes=asked) == [False, False, True, True]
+
+
+def test_seats_in_a_group_survive_the_head() -> None:
+    before = Desk()
+    node = before.node(cpu=8)
+    bundles = [Bundle(amounts={"CPU": 2 * CPU})] * 2
+    node.ask("create_group", spec=told.GroupSpec("g", bundles, Strategy.PACK, is_detached=True))
+    node.say(told.Prepared("g", 1, True))
+    node.say(told.Committed("g", 1))
+    full = {"amounts": {"CPU": 2 * CPU}, "held": {"CPU": 2 * CPU}, "group_id": "g", "is_detached": True}
+    first = node.actor(**full)
+    assert node.heard(told.StartActor)[-1].bundle == 0
+
+    desk = Desk(before.rows)
+    node.desk = desk
+    node.join(bundles={"g": [0, 1]})
+    assert node.heard(told.StartActor)[-1].bundle == 0, "started again where it was"
+    node.actor(**full)
+    assert node.heard(told.StartActor)[-1].bundle == 1
+    third = node.actor(**full)
+    assert state(node, third) == "PENDING_CREATION" and desk.core.work(desk.now_s).classes == ()
+    node.ask("kill_actor", actor_id=first, no_restart=True)
+    desk.wait(0.3)
+
+    assert (node.heard(told.StartActor)[-1].actor_id, node.heard(told.StartActor)[-1].bundle) == (third, 0)

@@ -11,40 +11,25 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
-from shoal.model.demand import DemandClass
 from shoal.runtime.decide.actor_states import ActorFact, ActorState, after, comes_back
 from shoal.runtime.decide.head_spots import Spots
+from shoal.runtime.head.core.actor_queue import Actor, ActorQueue
 from shoal.runtime.head.core.events import Outbox, Rejected
 from shoal.runtime.head.core.groups import Groups
 from shoal.runtime.head.core.nodes import Member, Nodes
 from shoal.runtime.head.core.rows import ActorRow
-from shoal.runtime.head.core.view import CLASS, WorkView
+from shoal.runtime.head.core.view import WorkView
 from shoal.wire.messages import ActorEnded, ActorHere, ActorStarted, KillActor, StartActor
 
 DROPPED = "dropped"
 """Why an actor is killed that nobody has a handle of: its agent lets pending calls finish first."""
 
 
-class Actor(msgspec.Struct, kw_only=True):
-    """One actor: its journaled row, who follows it, and since when it waits."""
-
-    row: ActorRow
-    watchers: set[tuple[str, bytes]]
-    since_s: float = 0.0
-    class_key: str = ""
-    refused_by: str = ""
-    refusals: int = 0
-    killed_generation: int = -1
-    """The newest incarnation that somebody killed: its agent hears of it again after a reconnect."""
-
-
 class Actors:
     """Every actor that is not long dead."""
 
     def __init__(self, out: Outbox, nodes: Nodes, spots: Spots, groups: Groups, view: WorkView) -> None:
-        self._out, self._nodes, self._spots, self._groups, self._view = out, nodes, spots, groups, view
+        self._out, self._nodes, self._spots, self._groups = out, nodes, spots, groups
         self.all: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], bytes] = {}
         self._dead: OrderedDict[bytes, None] = OrderedDict()
@@ -52,11 +37,7 @@ class Actors:
         self._by_creator: dict[bytes, set[bytes]] = {}
         self._by_job: dict[str, set[bytes]] = {}
         self._by_group: dict[str, set[bytes]] = {}
-        self._waiting: dict[str, dict[bytes, None]] = {}
-        self._seatless: dict[bytes, None] = {}
-        """Actors inside a group that is not there yet or has no room: blocked, never demand."""
-        self._refused: dict[bytes, float] = {}
-        """Actors whose node had no room after all, and when to try again."""
+        self.queue = ActorQueue(view)
 
     # ---------------------------------------------------------------------------------------- requests
 
@@ -166,9 +147,7 @@ class Actors:
         if news.cause == "refused":
             self._unplace(actor)
             actor.refused_by = member.node_id
-            actor.refusals += 1
-            self._wait(actor)
-            self._refused[news.actor_id] = self._out.now_s + min(1.0, 0.01 * 2.0 ** min(actor.refusals, 10))
+            self.queue.refuse(actor, self._out.now_s)
             return
         self._lost(actor, news.cause, news.why, news.error)
 
@@ -188,7 +167,7 @@ class Actors:
             row = actor.row
             if row.node_id != member.node_id or one.generation > row.generation or row.state is not ActorState.ALIVE:
                 # The head lost its last rows (a full disk) or the news that it had started: what runs, runs.
-                self._unwait(actor)
+                self.queue.remove(actor)
                 self._unplace(actor)
                 row.generation = one.generation
                 self._sit(actor, member.node_id)
@@ -236,65 +215,17 @@ class Actors:
 
     def try_waiting(self, among: set[str]) -> None:
         """Try those who wait, class by class, on nodes whose room grew."""
-        for waiting in tuple(self._waiting.values()):
-            for actor_id in tuple(waiting):
-                if not self._place(self.all[actor_id], among=among):
+        for waiting in self.queue.by_class():
+            for actor in waiting:
+                if not self._place(actor, among=among):
                     break
-        for actor_id in tuple(self._seatless):
-            if actor_id not in self._refused:
-                self._place(self.all[actor_id])
+        for actor in self.queue.seatless():
+            self._place(actor)
 
     def try_refused(self) -> None:
-        """Try those anew whose node had no room after all: soon at first, then ever less often, on any node."""
-        for actor_id, due_s in tuple(self._refused.items()):
-            if due_s <= self._out.now_s:
-                del self._refused[actor_id]
-                actor = self.all[actor_id]
-                if actor_id in self._seatless or actor_id in self._waiting.get(actor.class_key, ()):
-                    self._place(actor)
-
-    def waiting_owners(self, class_key: str) -> list[tuple[str, bytes]]:
-        """Return who follows the actors of a class that waits."""
-        waiting = self._waiting.get(class_key, ())
-        return list({watcher for actor_id in waiting for watcher in self.all[actor_id].watchers})
-
-    @property
-    def has_waiting(self) -> bool:
-        """Whether anybody waits for room."""
-        return bool(self._waiting or self._seatless)
-
-    @property
-    def has_refused(self) -> bool:
-        """Whether any actor is to be tried again because its node had no room after all."""
-        return bool(self._refused)
-
-    def waiting_keys(self) -> Iterable[str]:
-        """Return the keys of the classes of waiting actors."""
-        return self._waiting
-
-    def demand(self, class_key: str, now_s: float) -> DemandClass | None:
-        """Return the class of waiting actors as the autoscaler sees it."""
-        waiting = self._waiting.get(class_key)
-        if not waiting:
-            return None
-        first = self.all[next(iter(waiting))]
-        jobs: set[str] = set()
-        since_s = first.since_s
-        for count, actor_id in enumerate(waiting):
-            if count >= 1000:
-                break
-            jobs.add(self.all[actor_id].row.job)
-            since_s = min(since_s, self.all[actor_id].since_s)
-        return DemandClass(
-            key=class_key,
-            amounts=first.row.amounts,
-            waiting=len(waiting),
-            selector=first.row.selector,
-            spread=first.row.spread,
-            kind="actor",
-            jobs=tuple(sorted(jobs)),
-            waiting_s=max(0.0, now_s - since_s),
-        )
+        """Try those anew whose node had no room after all, on any node."""
+        for actor in self.queue.due(self._out.now_s):
+            self._place(actor)
 
     def retell(self, node_id: str) -> None:
         """A node is back: tell its processes what they follow, for they may have missed it."""
@@ -316,10 +247,13 @@ class Actors:
             self._index(actor)
             if row.node_id:
                 self._by_node.setdefault(row.node_id, set()).add(row.actor_id)
+                if row.seat >= 0:
+                    amounts = row.held if row.state is ActorState.ALIVE else row.amounts
+                    self._groups.seats.take(row.group_id, row.actor_id, row.seat, amounts)
                 if row.node_id not in self._nodes.alive:
                     self._lost(actor, "node-died", "its node died")
             else:
-                self._wait(actor)
+                self.queue.add(actor)
 
     def shown(self, actor: Actor) -> dict[str, Any]:
         """Return the row that watchers get."""
@@ -347,7 +281,7 @@ class Actors:
         return row.state is not ActorState.DEAD and row.node_id == node_id and row.generation == generation
 
     def _place(self, actor: Actor, among: set[str] | None = None) -> bool:
-        row = actor.row
+        row, seat = actor.row, None
         if row.group_id:
             if not self._groups.is_there(row.group_id):
                 self._die(actor, "group-removed", f"its placement group {row.group_id} was removed")
@@ -366,11 +300,13 @@ class Actors:
             )
         actor.refused_by = ""
         if node_id is None:
-            self._wait(actor)
+            self.queue.add(actor)
             return False
-        self._unwait(actor)
+        self.queue.remove(actor)
         self._sit(actor, node_id)
-        if not row.group_id:
+        if seat is not None:
+            row.seat = seat[1]
+        else:
             self._spots.hold(node_id, row.actor_id, row.amounts, self._out.now_s)
         self._out.journal("actors", row.actor_id.hex(), row)
         self._send_start(actor)
@@ -378,7 +314,6 @@ class Actors:
 
     def _send_start(self, actor: Actor) -> None:
         row = actor.row
-        seat = self._groups.seat_of(row.group_id, row.actor_id) if row.group_id else None
         options = {
             **row.options,
             "is_detached": row.is_detached,
@@ -396,7 +331,7 @@ class Actors:
             held=row.held,
             spec=row.spec,
             group_id=row.group_id,
-            bundle=row.bundle if seat is None else seat,
+            bundle=row.seat if row.seat >= 0 else row.bundle,
             options=options,
         )
         self._nodes.send(row.node_id, start, is_durable=True)
@@ -432,7 +367,7 @@ class Actors:
         row.cause, row.why, row.error, row.ended_wall_s = cause, why, error, self._out.wall_s()
         row.spec = b""
         node_id = row.node_id
-        self._unwait(actor)
+        self.queue.remove(actor)
         self._unplace(actor)
         row.node_id = node_id  # shown in listings; nothing hangs on it any more
         for index, key in (
@@ -483,29 +418,8 @@ class Actors:
             self._spots.release(row.node_id, row.actor_id)
         if row.group_id:
             self._groups.unseat(row.group_id, row.actor_id)
+            row.seat = -1
         row.node_id = ""
-
-    def _wait(self, actor: Actor) -> None:
-        row = actor.row
-        if row.group_id:
-            self._seatless[row.actor_id] = None
-            return
-        if not actor.class_key:
-            actor.class_key = _class_key(row)
-        waiting = self._waiting.setdefault(actor.class_key, {})
-        if row.actor_id not in waiting:
-            waiting[row.actor_id] = None
-            self._view.touch(CLASS, actor.class_key)
-
-    def _unwait(self, actor: Actor) -> None:
-        self._seatless.pop(actor.row.actor_id, None)
-        self._refused.pop(actor.row.actor_id, None)
-        waiting = self._waiting.get(actor.class_key) if actor.class_key else None
-        if waiting is not None and actor.row.actor_id in waiting:
-            del waiting[actor.row.actor_id]
-            if not waiting:
-                del self._waiting[actor.class_key]
-            self._view.touch(CLASS, actor.class_key)
 
 
 _UNKNOWN = {
@@ -522,12 +436,6 @@ _UNKNOWN = {
     "error": b"",
     "will_restart": False,
 }
-
-
-def _class_key(row: ActorRow) -> str:
-    shape = ",".join(f"{name}={amount}" for name, amount in sorted(row.amounts.items()))
-    constraint = msgspec.json.encode(row.selector).decode() if row.selector else ""
-    return f"actor {shape}{' ' + constraint if constraint else ''}{' SPREAD' if row.spread else ''}"
 
 
 def _discard(index: dict[Any, set[bytes]], key: Any, actor_id: bytes) -> None:

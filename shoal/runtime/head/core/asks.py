@@ -218,8 +218,7 @@ class Asks:
 
     def _place(self, caller: Caller, args: dict[str, Any]) -> Any:
         amounts, selector = _amounts(args.get("amounts")), _selector(args.get("selector"))
-        spots, now_s = self._core.spots, self._out.now_s
-        found = spots.pick_many(
+        found = self._core.spots.pick_many(
             amounts,
             selector,
             min(int(args.get("count") or 1), PLACE_MAX),
@@ -228,7 +227,7 @@ class Asks:
         )
         answer = []
         for node_id, count in found:
-            self._core.reserve(node_id, amounts, count, now_s)
+            self._core.rounds.reserve(node_id, amounts, count)
             answer.append([node_id, self._core.nodes.alive[node_id].row.address, count])
         return answer
 

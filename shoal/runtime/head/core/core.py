@@ -11,10 +11,8 @@ from typing import Any
 
 import msgspec
 
-from shoal.foundation.amounts import Amounts, quantities
 from shoal.foundation.errors import UserError
 from shoal.model.snapshot import Work
-from shoal.placement.fits import how_many
 from shoal.runtime.decide.demand_ledger import DemandLedger
 from shoal.runtime.decide.head_spots import Spots
 from shoal.runtime.head.core import listings
@@ -38,6 +36,7 @@ from shoal.runtime.head.core.jobs import Jobs
 from shoal.runtime.head.core.nodes import Member, Nodes
 from shoal.runtime.head.core.orders import Orders
 from shoal.runtime.head.core.queries import Queries
+from shoal.runtime.head.core.rounds import Rounds
 from shoal.runtime.head.core.rows import SCHEMA, JobRow, MetaRow
 from shoal.runtime.head.core.standing import Keys, Requests
 from shoal.runtime.head.core.view import CLASS, FLAGS, GANG, NODE, STANDING, Source, WorkView
@@ -50,7 +49,6 @@ from shoal.wire.messages import (
     Committed,
     Died,
     DrainAnswer,
-    Granted,
     Happened,
     JobStarted,
     Join,
@@ -64,8 +62,6 @@ from shoal.wire.messages import (
 
 CALM_TICK_S = 0.25
 TICK_LEAST_S = 0.01
-PUSHED_CLASSES_MAX = 64
-"""How many classes of waiting tasks are looked at in one placing round."""
 DEATHS_TOLD_NODES_MAX = 64
 """Up to so many nodes every process's death is told to all; beyond that borrowers ask (`is_alive`)."""
 
@@ -88,6 +84,7 @@ class HeadCore:
         self.jobs = Jobs(self.out, self.meta, self.nodes)
         self.groups = Groups(self.out, self.nodes, self.spots, self.view)
         self.actors = Actors(self.out, self.nodes, self.spots, self.groups, self.view)
+        self.rounds = Rounds(self.out, self.nodes, self.spots, self.demand, self.groups, self.actors)
         self.requests = Requests(self.out, self.view)
         self.keys = Keys(self.out)
         self.queries = Queries(self.out, self.nodes)
@@ -100,9 +97,7 @@ class HeadCore:
         """The shell's view of the event log, as rows for listings."""
         self._asks = Asks(self)
         self._started_s = now_s
-        self._round_s = self._slow_s = now_s - 1.0
-        self._reservations = 0
-        self._pushed_from = 0
+        self._slow_s = now_s - 1.0
         self._hear: dict[type, Callable[[Member, Any], None]] = {
             Report: self._report,
             Ask: self._ask,
@@ -136,8 +131,8 @@ class HeadCore:
                 self._tick()
             case JournalIs(is_full=is_full):
                 self._journal_is(is_full)
-        if self.spots.grown or self.groups.has_news:
-            self._round()
+        if self.rounds.is_due:
+            self.rounds.run()
         if self.view.is_changed:
             self.view.is_changed = False
             out.add(Publish())
@@ -146,8 +141,8 @@ class HeadCore:
     @property
     def tick_s(self) -> float:
         """How long the shell may wait until the next `Tick`."""
-        has_refused = self.actors.has_refused or self.groups.has_refused
-        is_restless = self.spots.grown or self.groups.has_news or has_refused
+        has_refused = self.actors.queue.has_refused or self.groups.has_refused
+        is_restless = self.rounds.is_due or has_refused
         return max(self.out.settings.place_round_s, TICK_LEAST_S) if is_restless else CALM_TICK_S
 
     # --------------------------------------------------------------------------------------- questions
@@ -161,37 +156,6 @@ class HeadCore:
         """Return what `shoal status` shows."""
         now_s, settings = self.out.now_s, self.out.settings
         work = self.view.work(now_s)
-        verdicts = {one.get("demand"): one for one in self.report.get("unmet") or ()}
-        demand: list[dict[str, Any]] = []
-        for one in work.classes:
-            verdict = verdicts.get(one.key) or {}
-            demand.append(
-                {
-                    "key": one.key,
-                    "kind": one.kind,
-                    "amounts": quantities(one.amounts),
-                    "count": one.waiting,
-                    "waiting_s": one.waiting_s,
-                    "jobs": list(one.jobs),
-                    "verdict": verdict.get("verdict", ""),
-                    "why": verdict.get("why", ""),
-                }
-            )
-        for gang in work.gangs:
-            verdict = verdicts.get(gang.gang_id) or {}
-            demand.append(
-                {
-                    "key": gang.gang_id,
-                    "kind": "gang",
-                    "strategy": gang.strategy.value,
-                    "bundles": [quantities(bundle.amounts) for bundle in gang.bundles],
-                    "count": 1,
-                    "waiting_s": gang.waiting_s,
-                    "jobs": [gang.job],
-                    "verdict": verdict.get("verdict", ""),
-                    "why": verdict.get("why", ""),
-                }
-            )
         return {
             "cluster": settings.cluster_name,
             "uid": settings.cluster_uid,
@@ -204,7 +168,7 @@ class HeadCore:
             "is_read_only": self.is_read_only,
             "idle_s": work.idle_s,
             **listings.node_summary(self.nodes, now_s),
-            "demand": demand,
+            "demand": listings.demand_rows(work, self.report),
             "standing": self.requests.shown(),
             "jobs": len(self.jobs.running),
             "session": {"number": self.meta.session, "owner": self.meta.session_owner},
@@ -214,13 +178,6 @@ class HeadCore:
         }
 
     # -------------------------------------------------------------------------------------- what parts share
-
-    def reserve(self, node_id: str, amounts: Amounts, count: int, now_s: float) -> None:
-        """Keep room for leases that somebody is about to ask for, for a moment."""
-        self._reservations += 1
-        part = {name: amount * count for name, amount in amounts.items()}
-        until_s = now_s + self.out.settings.place_hold_s
-        self.spots.hold(node_id, ("lease", self._reservations), part, now_s, until_s=until_s)
 
     def end_job(self, job: str, why: str) -> None:
         """End a job with all that belongs to it."""
@@ -250,7 +207,7 @@ class HeadCore:
             value = {"key": key, "why": str(infeasible[key].get("why") or "nothing that may be bought could hold it")}
             for owner, home, _, _ in self.demand.owners(key):
                 self.nodes.tell(home, owner, "infeasible", value)
-            for node_id, process in (*self.actors.waiting_owners(key), *self.groups.waiting_owners(key)):
+            for node_id, process in (*self.actors.queue.owners(key), *self.groups.waiting_owners(key)):
                 self.nodes.tell(node_id, process, "infeasible", value)
 
     def notice(self, instance_id: str, what: str, deadline_s: float | None) -> None:
@@ -385,8 +342,7 @@ class HeadCore:
         if now_s - self._slow_s >= CALM_TICK_S - 0.001:
             self._slow_s = now_s
             self._slowly()
-        self.groups.try_refused()
-        self.actors.try_refused()
+        self.rounds.try_refused()
 
     def _slowly(self) -> None:
         for class_key in self.demand.settle(self.out.now_s):
@@ -403,57 +359,18 @@ class HeadCore:
         self.nodes.tell_news()
         self.waits.look()
 
-    def _round(self) -> None:
-        """Give room that grew to those who wait: gangs, then actors, then tasks; at most every `place_round_s`."""
-        now_s = self.out.now_s
-        if now_s - self._round_s < self.out.settings.place_round_s:
-            return
-        grown = self.spots.grown
-        self._round_s = now_s
-        self.spots.grown, self.groups.has_news = set(), False
-        if grown and self.groups.has_waiting:
-            self.groups.try_waiting()
-        if self.actors.has_waiting:
-            self.actors.try_waiting(grown)
-        if grown and self.demand.count:
-            self._push(grown)
-
-    def _push(self, grown: set[str]) -> None:
-        """Tell home agents of waiting owners about room elsewhere, reserved for a moment."""
-        keys = self.demand.waiting_keys()
-        if not keys:
-            return
-        start = self._pushed_from % len(keys)
-        self._pushed_from += PUSHED_CLASSES_MAX
-        for class_key in (keys[start:] + keys[:start])[:PUSHED_CLASSES_MAX]:
-            owners = self.demand.owners(class_key)
-            first = owners[0][3]
-            able = sorted(node for node in grown if self.spots.may_take(node, first.amounts, first.selector))
-            for owner, home, waiting, row in owners if able else ():
-                found: list[tuple[str, int]] = []
-                for node_id in able:
-                    if node_id == home or waiting <= 0:
-                        continue
-                    count = how_many(row.amounts, self.spots.free(node_id), waiting)
-                    if count:
-                        self.reserve(node_id, row.amounts, count, self.out.now_s)
-                        found.append((node_id, count))
-                        waiting -= count
-                if found:
-                    self.nodes.send(home, Granted(owner, class_key, found))
-
     # ------------------------------------------------------------------------------------------- set-up
 
     def _watch_sources(self) -> None:
         view, actors, demand = self.view, self.actors, self.demand
 
         def one_class(key: str, now_s: float) -> Any:
-            found = actors.demand(key, now_s)
+            found = actors.queue.demand(key, now_s)
             return found if found is not None else demand.demand_of(key, now_s)
 
         view.sources = {
             NODE: Source(self.nodes.model, lambda: self.nodes.alive),
-            CLASS: Source(one_class, lambda: [*actors.waiting_keys(), *demand.waiting_keys()]),
+            CLASS: Source(one_class, lambda: [*actors.queue.keys(), *demand.waiting_keys()]),
             GANG: Source(self.groups.gang, self.groups.waiting_ids),
             STANDING: Source(self.requests.model, self.requests.keys),
         }
@@ -461,7 +378,7 @@ class HeadCore:
 
     def _flags(self, now_s: float) -> tuple[bool, float | None]:
         has_work = bool(
-            self.jobs.running or self.groups.has_waiting or self.actors.has_waiting or self.demand.waiting_keys()
+            self.jobs.running or self.groups.has_waiting or not self.actors.queue.is_empty or self.demand.waiting_keys()
         )
         return self.nodes.is_settling(), self.nodes.idle_s(has_work)
 

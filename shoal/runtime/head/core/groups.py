@@ -16,14 +16,14 @@ from typing import Any
 
 import msgspec
 
-from shoal.foundation.amounts import Amounts, minus, plus, quantities
+from shoal.foundation.amounts import Amounts, plus, quantities
 from shoal.model.demand import Gang, Strategy
-from shoal.placement.fits import fits
 from shoal.runtime.decide.group_states import GroupFact, GroupState, after
 from shoal.runtime.decide.head_spots import Spots
 from shoal.runtime.head.core.events import Outbox, Rejected
 from shoal.runtime.head.core.nodes import Member, Nodes
 from shoal.runtime.head.core.rows import GroupRow
+from shoal.runtime.head.core.seats import Seats
 from shoal.runtime.head.core.view import GANG, WorkView
 from shoal.wire.messages import Commit, Committed, GroupSpec, Prepare, Prepared, ReturnBundles
 
@@ -40,7 +40,6 @@ class Group(msgspec.Struct, kw_only=True):
     asked_s: float = 0.0
     refused_by: str = ""
     refusals: int = 0
-    seats: dict[bytes, tuple[int, Amounts]] = {}
 
     def missing(self) -> list[int]:
         """Return the numbers of the bundles that have no node."""
@@ -55,6 +54,7 @@ class Groups:
         self.all: dict[str, Group] = {}
         self.names: dict[str, str] = {}
         self.removed: OrderedDict[str, GroupRow] = OrderedDict()
+        self.seats = Seats()
         self._waiting: dict[str, None] = {}
         self._preparing: dict[str, None] = {}
         self._refused: dict[str, float] = {}
@@ -80,7 +80,7 @@ class Groups:
         if spec.name and spec.name in self.names:
             raise Rejected("ValueError", f"a placement group named `{spec.name}` already exists")
         row = GroupRow(spec=spec, nodes=[""] * len(spec.bundles), creator=owner, creator_node=creator_node)
-        group = Group(row=row, watchers=set(), since_s=self._out.now_s, seats={})
+        group = Group(row=row, watchers=set(), since_s=self._out.now_s)
         if creator:
             group.watchers.add((creator_node, creator))
         self._index(group)
@@ -122,6 +122,7 @@ class Groups:
         self._waiting_ends(group)
         self._preparing.pop(group_id, None)
         self._refused.pop(group_id, None)
+        self.seats.forget(group_id)
         for node_id, amounts in self._held(group).items():
             self._spots.hand_back(node_id, group_id, amounts, self._out.now_s)
             self._nodes.send(node_id, ReturnBundles(group_id, why), is_durable=True)
@@ -235,57 +236,24 @@ class Groups:
     def seat(
         self, group_id: str, actor_id: bytes, bundle: int, amounts: Amounts, away_from: str = ""
     ) -> tuple[str, int] | None:
-        """Give an actor room in a bundle (-1: any); return (node, bundle), None if there is none now.
-
-        Tasks use bundles as well, which only the agent knows; it refuses if the head was too hopeful.
-        """
-        group = self.all[group_id]
-        if group.row.state is not GroupState.CREATED and not (
-            group.row.state in (GroupState.PREPARED, GroupState.RESCHEDULING) and bundle >= 0
-        ):
+        """Give an actor room in a bundle (-1: any); return (node, bundle), None if there is none now."""
+        row = self.all[group_id].row
+        is_partly_there = row.state in (GroupState.PREPARED, GroupState.RESCHEDULING) and bundle >= 0
+        if row.state is not GroupState.CREATED and not is_partly_there:
             return None
-        order = range(len(group.row.nodes)) if bundle < 0 else (bundle,)
-        fallback: tuple[str, int] | None = None
-        for number in order:
-            if number >= len(group.row.nodes):
-                break
-            node_id = group.row.nodes[number]
-            if not node_id:
-                continue
-            free = group.row.spec.bundles[number].amounts
-            for seated, held in group.seats.values():
-                if seated == number:
-                    free = minus(free, held)
-            if not fits(amounts, free):
-                continue
-            if node_id == away_from and bundle < 0:
-                fallback = fallback or (node_id, number)
-                continue
-            group.seats[actor_id] = (number, amounts)
-            return node_id, number
-        if fallback is not None:
-            group.seats[actor_id] = (fallback[1], amounts)
-        return fallback
+        return self.seats.give(row, actor_id, bundle, amounts, away_from)
 
     def seat_of(self, group_id: str, actor_id: bytes) -> int | None:
         """Return the bundle that an actor sits in."""
-        group = self.all.get(group_id)
-        found = group.seats.get(actor_id) if group else None
-        return found[0] if found else None
+        return self.seats.of(group_id, actor_id)
 
     def reseat(self, group_id: str, actor_id: bytes, held: Amounts) -> None:
         """The actor runs: from now on it holds what it holds for life."""
-        group = self.all.get(group_id)
-        if group is not None and actor_id in group.seats:
-            number, before = group.seats[actor_id]
-            group.seats[actor_id] = (number, held)
-            self.has_news = self.has_news or held != before
+        self.has_news |= self.seats.shrink(group_id, actor_id, held)
 
     def unseat(self, group_id: str, actor_id: bytes) -> None:
         """The actor is gone from its bundle."""
-        group = self.all.get(group_id)
-        if group is not None and group.seats.pop(actor_id, None) is not None:
-            self.has_news = True
+        self.has_news |= self.seats.leave(group_id, actor_id)
 
     # --------------------------------------------------------------------------------------- placement
 
@@ -359,7 +327,7 @@ class Groups:
     def restore(self, rows: dict[str, GroupRow]) -> None:
         """Start from a journal. What was being prepared starts anew; what was committed is believed until nodes say."""
         for row in rows.values():
-            group = Group(row=row, watchers=set(), since_s=self._out.now_s, seats={})
+            group = Group(row=row, watchers=set(), since_s=self._out.now_s)
             if row.creator:
                 group.watchers.add((row.creator_node, row.creator))
             self._index(group)

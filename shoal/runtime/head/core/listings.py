@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.foundation.amounts import UNIT, plus, quantities
+from shoal.model.snapshot import Work
 from shoal.runtime.decide.group_states import GroupState
 from shoal.runtime.head.core.actors import Actors
 from shoal.runtime.head.core.groups import Groups
@@ -99,6 +100,44 @@ def node_summary(nodes: Nodes, now_s: float) -> dict[str, Any]:
         name: [round((amount - free.get(name, 0)) / UNIT, 4), amount / UNIT] for name, amount in sorted(total.items())
     }
     return {"nodes": groups, "usage": usage}
+
+
+def demand_rows(work: Work, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what waits, each with the verdict of the autoscaler's newest report, for `status`."""
+    verdicts = {one.get("demand"): one for one in report.get("unmet") or ()}
+
+    def judged(key: str, row: dict[str, Any]) -> dict[str, Any]:
+        verdict = verdicts.get(key) or {}
+        return {"key": key, **row, "verdict": verdict.get("verdict", ""), "why": verdict.get("why", "")}
+
+    classes = [
+        judged(
+            one.key,
+            {
+                "kind": one.kind,
+                "amounts": quantities(one.amounts),
+                "count": one.waiting,
+                "waiting_s": one.waiting_s,
+                "jobs": list(one.jobs),
+            },
+        )
+        for one in work.classes
+    ]
+    gangs = [
+        judged(
+            one.gang_id,
+            {
+                "kind": "gang",
+                "strategy": one.strategy.value,
+                "bundles": [quantities(bundle.amounts) for bundle in one.bundles],
+                "count": 1,
+                "waiting_s": one.waiting_s,
+                "jobs": [one.job],
+            },
+        )
+        for one in work.gangs
+    ]
+    return classes + gangs
 
 
 def _actor(row: ActorRow, detail: bool) -> dict[str, Any]:

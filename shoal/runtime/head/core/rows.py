@@ -108,6 +108,8 @@ class ActorRow(msgspec.Struct, kw_only=True):
     spread: bool = False
     group_id: str = ""
     bundle: int = -1
+    seat: int = -1
+    """The bundle that it was given, -1 outside groups."""
     handle: bytes = b""
     spec: bytes = b""
     options: dict[str, Any] = {}
