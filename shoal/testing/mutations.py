@@ -188,7 +188,7 @@ def lost_never_returns() -> Changes:
 @bug
 def ready_that_falls_silent_is_not_noticed() -> Changes:
     """A dead node stays ready."""
-    return [(FACTS, (State.READY, Fact.SILENT), "."), (FACTS, (State.READY, Fact.HALTED), ".")]
+    return [(FACTS, (State.READY, fact), ".") for fact in (Fact.SILENT, Fact.HALTED, Fact.ABSENT)]
 
 
 @bug

@@ -9,7 +9,8 @@
       ...
 
 A line beginning with `> ` is a command; the indented lines after it are what happened during it. Instances are shown
-by their serial numbers, times to 10 s. `python -m shoal.testing.scenario FILE...` checks files, with `--accept` it rewrites them.
+by their serial numbers, times to 10 s. `python -m shoal.testing.scenario FILE...` checks files, with `--accept` it
+rewrites them.
 """
 
 from __future__ import annotations

@@ -354,6 +354,8 @@ class SimHead:
         node = self.nodes.get(instance_id)
         if node is None:
             return
+        if not node.cordon and self.late_grants and self._chance.random() < self.late_grants:
+            self._grant_late(node)
         node.cordon = node.drain_order = order
         if node.drain_answer == "busy":
             node.drain_answer = ""
@@ -399,8 +401,6 @@ class SimHead:
         node = self.nodes.get(instance_id)
         if node is None or node.cordon != order or node.contact_lost_s is not None or node.drain_answer:
             return
-        if self.late_grants and self._chance.random() < self.late_grants:
-            self._grant_late(node)
         if deadline_s is None and (node.running or (idle_serial is not None and idle_serial != node.idle_serial)):
             self._lift(node, "busy")
             return

@@ -45,7 +45,7 @@ def storm(seed: int, *, bug: str = "", story: bool = False) -> Outcome:
 
 def policy_of(chance: Chance) -> Policy:
     """Return a seed's policy: limits, budget and patience differ."""
-    deadlines = Deadlines(requested_s=90.0, booting_s=240.0, draining_s=120.0, lost_s=120.0)
+    deadlines = Deadlines(requested_s=60.0, booting_s=100.0, draining_s=120.0, lost_s=100.0)
     most = chance.choice((8, 10, 14))
     types = tuple(
         NodeType(
@@ -88,7 +88,7 @@ def faults_of(chance: Chance) -> Faults:
         "debris": (0.4, 0.7),
         "halts_per_h": (1.0, 4.0),
         "vanishes_per_h": (1.0, 4.0),
-        "interruptions_per_h": (1.0, 8.0),
+        "interruptions_per_h": (0.5, 5.0),
         "slow_boot": (0.0, 0.1),
     }
     chosen = {name: round(chance.uniform(low, high), 3) for name, (low, high) in most.items() if chance.random() < 0.95}
@@ -113,6 +113,7 @@ async def _storm(seed: int, with_story: bool) -> Outcome:
     wrong: list[str] = []
     try:
         await _stir(world, chance.split("deeds"))
+        await _last_gust(world)
         world.cloud.faults, world.crashes, world.head.late_grants = CALM, 0.0, 0.0
         wrong = invariants.while_stormy(world)
         await _settle(world)
@@ -157,6 +158,16 @@ async def _stir(world: World, chance: Chance) -> None:
             world.lose_ledger()
             world.start()
         await world.run_for(chance.expovariate(1 / 10.0))
+
+
+async def _last_gust(world: World) -> None:
+    """Let machines boot that never join, and every node fall silent at once and come back, with work on it."""
+    world.cloud.faults = msgspec.structs.replace(world.cloud.faults, never_join=0.5, no_capacity=0.0)
+    world.submit({"cpu": 2}, 10, 90.0)
+    await world.run_for(70.0)
+    for name in sorted(world.head.nodes):
+        world.cut(name, 60.0)
+    await world.run_for(1.0)
 
 
 async def _settle(world: World) -> None:

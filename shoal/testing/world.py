@@ -92,6 +92,7 @@ class World:
         self._task: asyncio.Task[str] | None = None
         self._is_dying = False
         self._cut: set[str] = set()
+        self._ended_themselves: set[str] = set()
         self.violations: list[str] = []
         """What broke an invariant at the moment it happened."""
         self.peak_usd_per_h = 0.0
@@ -215,11 +216,11 @@ class World:
 
     @property
     def story(self) -> str:
-        """What happened, a line per event; the newest 400."""
+        """What happened, a line per event; the newest 2,000."""
         lines = [
             f"{event.at_s - _WALL_START_S:9.2f}  {event.kind:20} "
             + " ".join(f"{name}={value}" for name, value in event.fields.items())
-            for event in list(self.log.events)[-400:]
+            for event in list(self.log.events)[-2000:]
         ]
         return f"seed {self.seed}, {self.kills} kills\n" + "\n".join(lines)
 
@@ -229,16 +230,24 @@ class World:
         if machine.request.cluster_uid == self.uid and machine.request.role == "worker":
             self._later(self.chance.uniform(0.5, 2.0), self._try_join, machine)
 
-    def _try_join(self, machine: SimMachine) -> None:
-        name = machine.instance_id
+    def _try_join(self, machine: SimMachine, since_s: float | None = None) -> None:
+        """Let an agent ask to join until it may; its guard ends the machine when nobody has let it in for the lease."""
+        name, now_s = machine.instance_id, self.clock.monotonic_s()
         if not machine.is_running:
             return
-        is_cut = name in self._cut
-        if is_cut or not self.head.join(name, machine.request.node_type, machine.resources):
-            if machine.deleted_s is None and self.clock.monotonic_s() - machine.created_s > LEASE_S and not is_cut:
-                self.cloud.release(machine.name)  # its boot timer: nobody let it in
-                return
-            self._later(REJOIN_S, self._try_join, machine)
+        since_s = now_s if since_s is None else since_s
+        if name in self._cut or not (
+            self.head.back(name) or self.head.join(name, machine.request.node_type, machine.resources)
+        ):
+            if now_s - since_s > LEASE_S:
+                self._end_itself(machine.name)
+            else:
+                self._later(REJOIN_S, self._try_join, machine, since_s)
+
+    def _end_itself(self, name: str) -> None:
+        """The machine's own guard ends it: the dead-man lease has run out."""
+        self._ended_themselves.add(name)
+        self.cloud.release(name)
 
     def _machine_created(self, machine: SimMachine) -> None:
         """Hold the cloud's truth against limits and budget at the moment that a machine begins to exist."""
@@ -270,7 +279,8 @@ class World:
         if node is None:
             return
         in_contact = node.contact_lost_s is None and not node.is_missing
-        if machine.phase is Phase.HALTING and node.running and in_contact and node.drain_deadline_s is None:
+        was_released = machine.phase is Phase.HALTING and machine.name not in self._ended_themselves
+        if was_released and node.running and in_contact and node.drain_deadline_s is None:
             self.violations.append(f"{machine.instance_id} was released with {node.running} pieces of work on it")
         self.head.lose(machine.instance_id)
 
@@ -290,7 +300,7 @@ class World:
         self.head.lose(instance_id)
         machine = next((one for one in self.machines() if one.instance_id == instance_id), None)
         if machine is not None and for_s > LEASE_S:
-            self._later(LEASE_S, self.cloud.release, machine.name)
+            self._later(LEASE_S, self._end_itself, machine.name)
         self._later(for_s, self._heal, instance_id)
 
     def _heal(self, instance_id: str) -> None:
