@@ -6,7 +6,7 @@ A call's effect does not hang on the caller: a cancelled or lost call may have w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ from shoal.model.offer import Market, OfferKey
 from shoal.model.policy import NodeType
 from shoal.providers.protocol import Ticket, Traits
 from shoal.providers.sim.cloud import SimCloud, SimRequest
-from shoal.providers.sim.faults import Faults, SimOffer
+from shoal.providers.sim.faults import Faults, SimOffer, default_offers
 
 _SHORT_SHARE = 0.3
 """The share of the machines that a short listing shows."""
@@ -155,16 +155,19 @@ def render(ticket: Ticket) -> bytes:
 
 
 class SimSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The `provider:` section of a YAML with `type: sim`."""
+    """The keys of a YAML's provider of `type: sim`, as the config hands them on."""
 
     type: str = "sim"
     seed: int = 0
-    region: str = "r1"
-    boot_s: tuple[float, float] = (20.0, 60.0)
-    delay_s: tuple[float, float] = (0.05, 0.5)
-    listing_lag_s: float = 10.0
-    offers: tuple[SimOffer, ...] = ()
     faults: Faults = Faults()
+    catalogue: str | None = None
+    offers: str | None = None
+    region: str = "sim-1"
+    availability_zone: str | tuple[str, ...] = ()
+    boot_s: float = 30.0
+    boot_spread: float = 0.2
+    listing_lag_s: float = 0.0
+    limit: int | None = None
 
 
 def from_section(
@@ -173,9 +176,13 @@ def from_section(
     *,
     cluster_uid: str,
     name: str = "sim",
-    on_cloud: Callable[[SimCloud], None] = lambda cloud: None,
+    offers: Sequence[SimOffer] | None = None,
+    delay_s: tuple[float, float] = (0.05, 0.5),
 ) -> SimProvider:
-    """Return a simulated provider as a YAML describes it.
+    """Return a simulated provider as a YAML describes it, on the running loop's time.
+
+    `offers` are what `catalogue` or `offers` of the section name, read by the caller; None is the small built-in
+    catalogue. The provider's `cloud` takes the hooks of whoever lives on its machines.
 
     Raises:
         BadInput: the section holds something that the simulation does not know.
@@ -183,28 +190,25 @@ def from_section(
     try:
         wanted = msgspec.convert(dict(section), SimSection)
     except msgspec.ValidationError as error:
-        raise BadInput(f"provider: {error}", hint="docs/provider-contract.md lists the keys of `type: sim`") from error
+        raise BadInput(f"provider: {error}", hint="docs/provider-contract.md describes `type: sim`") from error
+    zones = (wanted.availability_zone,) if isinstance(wanted.availability_zone, str) else wanted.availability_zone
+    sold = [
+        msgspec.structs.replace(one, limit=wanted.limit if one.limit is None else one.limit)
+        for one in (default_offers() if offers is None else offers)
+        if not zones or one.zone in zones
+    ]
     chance = Chance(f"sim/{wanted.seed}")
     cloud = SimCloud(
         clock,
         chance.split("cloud"),
         name=name,
         region=wanted.region,
-        offers=wanted.offers or None,
+        offers=sold,
         faults=wanted.faults,
-        boot_s=wanted.boot_s,
-        traits=Traits(
-            name=name,
-            listing_lag_s=wanted.listing_lag_s,
-            call_limit_s=30.0,
-            boot_typical_s=sum(wanted.boot_s) / 2,
-            batch_max=100,
-            self_end="terminate",
-            notices=True,
-        ),
+        boot_s=(wanted.boot_s * (1 - wanted.boot_spread), wanted.boot_s * (1 + wanted.boot_spread)),
+        listing_lag_s=wanted.listing_lag_s,
     )
-    on_cloud(cloud)
-    return SimProvider(cloud, clock, chance.split("calls"), cluster_uid=cluster_uid, delay_s=wanted.delay_s)
+    return SimProvider(cloud, clock, chance.split("calls"), cluster_uid=cluster_uid, delay_s=delay_s)
 
 
 __all__ = ["SimProvider", "SimSection", "from_section", "render"]
