@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         placement_group_table,
         remove_placement_group,
     )
+    from shoal.util.serialization import deregister_serializer, register_serializer
 
 _HOMES = {
     "ActorPool": "actor_pool",
@@ -45,6 +46,8 @@ _HOMES = {
     "map_unordered": "iteration",
     "placement_group": "placement_group",
     "placement_group_table": "placement_group",
+    "deregister_serializer": "serialization",
+    "register_serializer": "serialization",
     "remove_placement_group": "placement_group",
 }
 _MODULES = frozenset(
@@ -67,6 +70,7 @@ __all__ = [
     "actor_pool",
     "as_completed",
     "check_serialize",
+    "deregister_serializer",
     "executor",
     "get_current_placement_group",
     "get_node_ip_address",
@@ -81,6 +85,7 @@ __all__ = [
     "placement_group",
     "placement_group_table",
     "queue",
+    "register_serializer",
     "remove_placement_group",
     "scheduling_strategies",
     "state",

@@ -7,16 +7,22 @@ groups and events; it asks the agents for tasks, objects and workers: one that d
 from __future__ import annotations
 
 import collections
+import fnmatch
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from shoal.runtime.client.api import session
+from shoal.wire import tasks as wire
 from shoal.wire.asks import What
 
 Filter = tuple[str, str, Any]
 LIMIT_DEFAULT = 100
 LIMIT_MAX = 10_000
+LOG_BYTES_MAX = 16 * 2**20
+LOG_LINE_BYTES = 1000
+"""How long a line is taken to be when the end of a log is read."""
 
 
 class Row(dict[str, Any]):
@@ -199,12 +205,48 @@ def list_logs(
     """Return names of log files by the kind of process that writes them."""
     filters: list[Filter] = [("node_id", "=", node_id)] if node_id else []
     found: dict[str, list[str]] = collections.defaultdict(list)
-    import fnmatch
-
     for row in _asked("logs", address, filters, LIMIT_MAX, timeout, False)["rows"]:
-        if glob_filter is None or fnmatch.fnmatch(row["name"], glob_filter):
-            found[row.get("kind", "other")].append(row["name"])
+        name = row["file"]
+        if glob_filter is None or fnmatch.fnmatch(name, glob_filter):
+            found[re.split(r"[-_.]", name, maxsplit=1)[0]].append(name)
     return dict(found)
+
+
+def get_log(
+    address: str | None = None,
+    node_id: str | None = None,
+    node_ip: str | None = None,
+    filename: str | None = None,
+    tail: int = 1000,
+    timeout: float = 30,
+    encoding: str | None = "utf-8",
+    errors: str | None = "strict",
+) -> Iterator[Any]:
+    """Yield the last `tail` lines (-1: all that is kept) of a node's log file; `list_logs` gives their names.
+
+    Without `node_id`, of this node. Lines are text, or bytes with `encoding=None`.
+
+    Raises:
+        ValueError: no file is named, or there is none of that name.
+    """
+    here = session()
+    if not filename:
+        raise ValueError("filename: expected the name of a log file; `list_logs()` gives them")
+    if node_ip is not None or address not in (None, "auto"):
+        raise ValueError("get_log: expected `node_id` to say where the file is, and the cluster of init()")
+    size = LOG_BYTES_MAX if tail < 0 else min(LOG_BYTES_MAX, tail * LOG_LINE_BYTES)
+    args: dict[str, Any] = {"name": filename, "tail_bytes": size, "bytes_max": size}
+    if node_id in (None, here.core.info["node_id"]):
+        found = here.core.ask("logs", args, kind=wire.LOCAL, limit_s=timeout)
+    else:
+        args |= {"kind": "logs", "filters": [["node_id", "=", node_id]], "timeout_s": timeout}
+        answer = here.core.ask(What.STATE, args, limit_s=timeout + 5)
+        if not answer["rows"]:
+            raise ValueError(f"no log file `{filename}` on node {node_id}: {'; '.join(answer['warnings'])}")
+        found = answer["rows"][0]
+    lines = found["data"].splitlines()
+    for line in lines if tail < 0 else lines[max(0, len(lines) - tail) :]:
+        yield line if encoding is None else line.decode(encoding, errors or "strict")
 
 
 def get_actor(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> Row | None:

@@ -79,6 +79,24 @@ def test_tasks_are_counted_by_name_and_state() -> None:
         assert len(state.list_tasks(limit=5)) == 5
 
 
+def test_logs_are_listed_and_read() -> None:
+    @shoal.remote
+    def says() -> None:
+        print("a line to be found")
+
+    shoal.get(says.remote())
+    names = [name for names in state.list_logs().values() for name in names]
+
+    assert names
+    eventually(lambda: any("a line to be found" in line for name in names for line in state.get_log(filename=name)))
+    with pytest.raises(ValueError, match="log file"):
+        list(state.get_log(filename="../../etc/passwd"))
+    with pytest.raises(ValueError, match="No such file"):
+        list(state.get_log(filename="none"))
+    with pytest.raises(ValueError, match="no log file"):
+        list(state.get_log(filename=names[0], node_id="ab" * 14))
+
+
 def test_wrong_questions_are_refused() -> None:
     with pytest.raises(ValueError, match="limit"):
         state.list_tasks(limit=0)

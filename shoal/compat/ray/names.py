@@ -10,6 +10,7 @@ ALIASES = {
     "ray.actor": "shoal.actor",
     "ray.autoscaler.sdk": "shoal.autoscaler.sdk",
     "ray.cloudpickle": "cloudpickle",
+    "ray.runtime_env": "shoal.runtime_env",
     "ray.util.actor_pool": "shoal.util.actor_pool",
     "ray.util.check_serialize": "shoal.util.check_serialize",
     "ray.util.metrics": "shoal.util.metrics",
@@ -54,7 +55,6 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
             "get_runtime_context": "shoal:get_runtime_context",
         },
     ),
-    "ray.runtime_env": ("", {"RuntimeEnv": "shoal.compat.ray.serving:RuntimeEnv"}),
     "ray.types": ("", {"ObjectRef": "shoal:ObjectRef"}),
     "ray.util": ("shoal.util", {"PublicAPI": "shoal.compat.ray.serving:annotation"}),
     "ray.util.annotations": (

@@ -78,13 +78,6 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             module.__dict__["__version__"] = RAY_VERSION
 
 
-class RuntimeEnv(dict[str, Any]):
-    """Ray's typed `runtime_env`: a dict made of keywords; fields are checked when it is used."""
-
-    def __init__(self, **fields: Any) -> None:
-        super().__init__({name: value for name, value in fields.items() if value is not None})
-
-
 def annotation(*args: Any, **kwargs: Any) -> Any:
     """Ray's markers of stability: they mark nothing here."""
     if len(args) == 1 and callable(args[0]) and not kwargs:

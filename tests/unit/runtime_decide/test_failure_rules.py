@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -116,3 +117,14 @@ def test_lost_value_says_why(given: dict[str, object], reason: str) -> None:
     assert (verdict.action is Action.RETRY) == (not reason)
     if reason:
         assert reason in str(exceptions.ObjectReconstructionFailedError("ff", reason).reason)
+
+
+def test_page_about_ownership_names_every_error_and_reason() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "ownership.md").read_text()
+
+    errors = {cell for table in (rules.TASK_TABLE,) for cell in table.split() if cell[0].isupper()}
+    missing = {name for name in errors - {"TaskUnschedulableError", "RuntimeEnvSetupError"} if name not in page}
+    reasons = {"put", "lineage-evicted", "retries-off", "retries-used-up", "dependency-lost", "cancelled", "owner-died"}
+    assert missing == set()
+    assert reasons <= {str(reason) for reason in exceptions.LossReason}
+    assert all(f"`{reason}`" in page for reason in reasons)
