@@ -1,7 +1,7 @@
 """The embedded cluster: head and agent in one process, for one driver; it ends with its driver and leaves nothing.
 
 Started by `init()` with one JSON argument. The driver's death is seen in two ways, whatever kills it: the pipe that it
-holds open is closed by the kernel, and its pidfd becomes readable (a forked child of the driver may keep the pipe open).
+holds open is closed by the kernel, and its pidfd becomes readable (a forked child of the driver may hold the pipe).
 """
 
 from __future__ import annotations
@@ -143,7 +143,12 @@ def _watch_driver(loop: asyncio.AbstractEventLoop, request: Request, ended: asyn
         pidfd = os.pidfd_open(request.driver_pid)
     except (OSError, AttributeError):
         return
-    loop.add_reader(pidfd, lambda: (loop.remove_reader(pidfd), ended.set()))
+
+    def died() -> None:
+        loop.remove_reader(pidfd)
+        ended.set()
+
+    loop.add_reader(pidfd, died)
 
 
 def _log_to(path: Path) -> None:

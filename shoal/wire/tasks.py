@@ -1,4 +1,4 @@
-"""What clients (drivers and workers), agents and each other say on the task path: lists that begin with one whole number.
+"""What clients (drivers and workers), agents and each other say on the task path: lists that begin with a number.
 
 These messages are plain lists, not structs: on the fast path a tuple goes in and a list comes out, and one encode
 serves a whole batch. Both ends of a link number what they send by the sender's own object counter, so an id on the
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
-# ------------------------------------------------------------------------------------------------ how a value is written
+# ------------------------------------------------------------------------------------------ how a value is written
 NATIVE: Final = 0
 """A scalar (bytes, str, float, bool, None, int of 64 bits), or the tuple of positional arguments made of such."""
 PICKLED: Final = 1
@@ -24,7 +24,7 @@ BUFFERED: Final = 3
 NESTED: Final = 4
 """`[pickle, [buffer, ...], [[process, addresses, [n, ...]], ...]]`: the value holds refs of these owners."""
 STORED: Final = 5
-"""`[place, size, nested]`: the value lies in a node's object store; `place` is `[object id, node id, transfer addresses,
+"""`[place, size, nested]`: the value lies in a node's store; `place` is `[object id, node id, transfer addresses,
 owner's process, owner's addresses, owner's number]`, `nested` as in NESTED."""
 REF: Final = 6
 """Arguments only: `[process, addresses, n]`: ask the owner for it before the task starts."""
@@ -33,7 +33,7 @@ NOTHING: Final = 7
 ERROR: Final = 9
 """Bytes of a pickled exception."""
 
-# ------------------------------------------------------------------------------------------------ between peers (clients)
+# ------------------------------------------------------------------------------------------ between peers (clients)
 HELLO: Final = 1
 """process, addresses: the first message in both directions."""
 FUNCTION: Final = 2
@@ -47,9 +47,9 @@ CALL: Final = 5
 SPECIAL_CALL: Final = 6
 """n, method, format, arguments, options."""
 RESULT: Final = 7
-"""n, format, data, duration_us: the answer to TASK, CALL, ASK_VALUE; a format of SEVERAL holds `[[format, data], ...]`."""
+"""n, format, data, duration_us: the answer to TASK, CALL, ASK_VALUE. SEVERAL holds `[[format, data], ...]`."""
 UNSTARTED: Final = 8
-"""[n, ...], is_final: tasks that the worker gives back unstarted: it blocks, or runs a long one; final: it is used up."""
+"""[n, ...], is_final: tasks given back unstarted: the worker blocks, or runs a long one; final: it is used up."""
 ASK_VALUE: Final = 9
 """n, object: the value of the receiver's object, once it is ready; answered by RESULT."""
 ASK_READY: Final = 10

@@ -24,7 +24,12 @@ class Node:
         self.log = place / f"{name}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.runtime.nodes", json.dumps({**request, "name": name, "place": str(place)})],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.runtime.nodes",
+                    json.dumps({**request, "name": name, "place": str(place)}),
+                ],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

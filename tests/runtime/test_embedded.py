@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -132,7 +131,7 @@ def test_nothing_is_left_however_the_driver_ends(own_places: Path, number: signa
     )
     assert ran.stdout is not None
     assert ran.stdout.readline() == "ready\n"
-    assert len(marked(own_places)) >= 5
+    eventually(lambda: len(marked(own_places)) >= 5)
     ran.send_signal(number)
     ran.wait(20)
     ran.stdout.close()
@@ -148,19 +147,18 @@ def test_a_forked_child_of_the_driver_does_not_keep_the_cluster_alive(own_places
         shoal.init("local", num_cpus=1)
         child = os.fork()
         if child == 0:
-            time.sleep(2.0)
+            time.sleep(60.0)
             os._exit(0)
-        print("ready", flush=True)
+        print(child, flush=True)
         os.kill(os.getpid(), 9)
         """,
         wait=False,
     )
     assert ran.stdout is not None
-    ran.stdout.readline()
+    child = int(ran.stdout.readline())
     ran.wait(10)
-    started = time.monotonic()
-    eventually(lambda: len(marked(own_places)) <= 1, 5)
-    assert time.monotonic() - started < 1.9, "the cluster ended only with the child"
+    eventually(lambda: marked(own_places) == [child], 20)
+    os.kill(child, signal.SIGKILL)
     ran.stdout.close()
     (own_places / "program.py").unlink()
     eventually(lambda: not marked(own_places), 10)

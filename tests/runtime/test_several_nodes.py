@@ -54,16 +54,16 @@ def test_work_goes_to_every_node_and_to_the_right_one(three: Nodes) -> None:
     assert shoal.get(where.options(resources={"disk": 1}).remote(), timeout=10) == ids["a"]
     assert shoal.get(where.options(label_selector={"name": "b"}).remote(), timeout=10) == ids["b"]
     pinned = NodeAffinitySchedulingStrategy(ids["b"], soft=False)
-    assert shoal.get([where.options(scheduling_strategy=pinned).remote() for _ in range(3)], timeout=10) == [ids["b"]] * 3
+    assert (
+        shoal.get([where.options(scheduling_strategy=pinned).remote() for _ in range(3)], timeout=10) == [ids["b"]] * 3
+    )
     spread = where.options(scheduling_strategy="SPREAD")
     eventually(lambda: len(set(shoal.get([spread.remote(0.2) for _ in range(5)], timeout=20))) == 3)
 
 
 def test_large_objects_travel_and_small_results_come_home(three: Nodes) -> None:
     ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
-    at = {
-        name: NodeAffinitySchedulingStrategy(node_id, soft=False) for name, node_id in ids.items()
-    }
+    at = {name: NodeAffinitySchedulingStrategy(node_id, soft=False) for name, node_id in ids.items()}
     made = make.options(scheduling_strategy=at["a"]).remote(1_000_000)
     assert shoal.get(total.options(scheduling_strategy=at["b"]).remote(made), timeout=20) == 499999500000
     assert int(shoal.get(made).sum()) == 499999500000

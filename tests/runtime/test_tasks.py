@@ -33,10 +33,30 @@ def fib(n: int) -> int:
 
 @pytest.mark.parametrize(
     "value",
-    [0, -1, 2**63 - 1, -(2**63), 2**64, 1.5, "text", "\udc80", b"bytes", None, True, [1, [2]], {"a": (1, 2)}, {1, 2}, 3j],
+    [
+        0,
+        -1,
+        2**63 - 1,
+        -(2**63),
+        2**64,
+        1.5,
+        "text",
+        "\udc80",
+        b"bytes",
+        None,
+        True,
+        [1, [2]],
+        {"a": (1, 2)},
+        {1, 2},
+        3j,
+    ],
 )
 def test_a_value_comes_back_equal_and_of_its_type(value: Any) -> None:
-    for given in (shoal.get(shoal.put(value)), shoal.get(identity.remote(value)), shoal.get(identity.remote(one=value))):
+    for given in (
+        shoal.get(shoal.put(value)),
+        shoal.get(identity.remote(value)),
+        shoal.get(identity.remote(one=value)),
+    ):
         assert given == value
         assert type(given) is type(value)
 
@@ -194,7 +214,7 @@ def test_several_large_results_are_told_apart() -> None:
 
 def test_what_cannot_be_pickled_is_said_at_once() -> None:
     with pytest.raises(TypeError):
-        add.remote((one for one in range(3)))
+        add.remote(one for one in range(3))
     lock = __import__("threading").Lock()
 
     @shoal.remote

@@ -118,9 +118,7 @@ class Actors:
             actor.grip = worker.grip = grip
             if was_blocked:
                 self._stock.block(grip)
-        self._send(
-            told.ActorStarted(actor.actor_id, actor.generation, worker.process, actor.address, worker.pid)
-        )
+        self._send(told.ActorStarted(actor.actor_id, actor.generation, worker.process, actor.address, worker.pid))
         self._changed()
 
     def failed(self, worker: Worker, cause: str, why: str, error: bytes) -> None:

@@ -75,7 +75,19 @@ class ClassRow:
 class Client:
     """One attached process."""
 
-    __slots__ = ("classes", "connection", "held", "info", "is_local", "job", "kind", "pid", "pidfd", "process", "worker")
+    __slots__ = (
+        "classes",
+        "connection",
+        "held",
+        "info",
+        "is_local",
+        "job",
+        "kind",
+        "pid",
+        "pidfd",
+        "process",
+        "worker",
+    )
 
     def __init__(self, connection: Connection, kind: str, process: bytes, pid: int, info: dict[str, Any]) -> None:
         self.connection, self.kind, self.process, self.pid, self.info = connection, kind, process, pid, info

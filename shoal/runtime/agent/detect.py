@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +59,7 @@ def gpu_count() -> int:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         return len([one for one in listed.split(",") if one.strip() and one.strip() != "-1"])
-    return len(glob.glob("/dev/nvidia[0-9]*"))
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def shared_memory_bytes() -> int:

@@ -70,7 +70,7 @@ class HeadLink:
                 await self._serve(connection)
             if agent.is_ending or self.is_refused:
                 return
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(REJOIN_S[1], pause_s * 2)
 
     async def _serve(self, connection: Connection) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from shoal.foundation.clock import Clock
 from shoal.placement import selectors
-from shoal.runtime.agent.clients import Client, ClassRow
+from shoal.runtime.agent.clients import ClassRow, Client
 from shoal.runtime.agent.pool import Pool, Worker
 from shoal.runtime.agent.stock import Grip, Stock
 from shoal.wire import tasks as wire
@@ -206,7 +206,7 @@ class Leases:
             self._later(now, short)
 
     def _suits(self, row: ClassRow, now: float) -> bool:
-        """Say whether this node is where the work should run, as long as the head has not said that it has nothing better."""
+        """Say whether the work should run here: it belongs here, or the head has said that it has nothing better."""
         if row.bundle is not None or row.client.kind == "owner":
             return True
         if row.spread:
@@ -313,7 +313,13 @@ class Leases:
         return {
             "is_open": self.is_open,
             "leases": [
-                [one.number, one.row.class_key, one.worker.pid if one.worker else -1, one.is_reclaimed, one.grip.amounts]
+                [
+                    one.number,
+                    one.row.class_key,
+                    one.worker.pid if one.worker else -1,
+                    one.is_reclaimed,
+                    one.grip.amounts,
+                ]
                 for one in self.by_number.values()
             ],
             "rows": [

@@ -23,12 +23,11 @@ from shoal.foundation.clock import Clock, SystemClock
 from shoal.foundation.ids import NODE_ID_BYTES, fresh
 from shoal.runtime.agent.actors import Actors
 from shoal.runtime.agent.bundles import Bundles
-from shoal.runtime.agent.clients import Client, ClassRow
+from shoal.runtime.agent.clients import ClassRow, Client
 from shoal.runtime.agent.drain import Drain
 from shoal.runtime.agent.head_link import HeadLink
 from shoal.runtime.agent.leases import Leases
 from shoal.runtime.agent.logs import Logs
-from shoal.transport.marks import Marks
 from shoal.runtime.agent.objects import Objects
 from shoal.runtime.agent.pool import Pool, Worker
 from shoal.runtime.agent.settings import AgentSettings
@@ -36,10 +35,10 @@ from shoal.runtime.agent.state import StateTables
 from shoal.runtime.agent.stock import Grip, Stock
 from shoal.transport.address import parse
 from shoal.transport.connection import Connection, Listener
+from shoal.transport.marks import Marks
 from shoal.wire import messages as told
 from shoal.wire import tasks as wire
 from shoal.wire.hello import Role
-
 
 IDLE_WORKER_S = 5.0
 """How long idle workers beyond the warm ones are kept."""
@@ -68,16 +67,31 @@ class Agent:
         cpus = settings.resources.get("CPU", 0) // UNIT
         warm = settings.warm_workers if settings.warm_workers is not None else max(1, min(8, cpus))
         self.pool = Pool(
-            self._worker_info(), self._next_process, self._worker_died, warm=warm, log_dir=self.log_dir,
+            self._worker_info(),
+            self._next_process,
+            self._worker_died,
+            self.end,
+            warm=warm,
+            log_dir=self.log_dir,
             preload=settings.preload,
         )
         self.head = HeadLink(self)
         self.leases = Leases(
-            clock, self.stock, self.pool, settings.node_id, settings.labels,
-            bind=self._bind, place=self._place, changed=self.changed,
+            clock,
+            self.stock,
+            self.pool,
+            settings.node_id,
+            settings.labels,
+            bind=self._bind,
+            place=self._place,
+            changed=self.changed,
         )
         self.actors = Actors(
-            self.stock, self.pool, bind=self._bind, send=self.head.send, changed=self.changed,
+            self.stock,
+            self.pool,
+            bind=self._bind,
+            send=self.head.send,
+            changed=self.changed,
             short=self.leases.schedule_soon,
         )
         self.bundles = Bundles(clock, self.stock, self.leases, self.actors, self.head.send, self.changed)
@@ -398,8 +412,10 @@ class Agent:
         _, n, what, args = message
         try:
             value = self.state.answer(what, args)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             client.tell(wire.ANSWER, n, False, [type(error).__name__, str(error)])
+        except OSError as error:  # such as a log file that is not there
+            client.tell(wire.ANSWER, n, False, ["ValueError", str(error)])
         else:
             client.tell(wire.ANSWER, n, True, value)
 
@@ -445,7 +461,7 @@ class Agent:
             client.tell(wire.DIED, process, why, -1)
 
     def _on_revoke(self, client: Client, message: list[Any]) -> None:
-        _, number, why = message
+        number = message[1]
         lease = self.leases.by_number.get(number)
         if lease is not None and lease.client is client and lease.worker is not None:
             self.pool.kill(lease.worker, "")  # usually it is dead: its exit code says more than we know
@@ -485,8 +501,11 @@ class Agent:
             if client.kind == "driver":
                 self.head.send(
                     told.JobStarted(
-                        client.job, client.process, client.info.get("entrypoint", ""),
-                        client.info.get("namespace", ""), client.pid,
+                        client.job,
+                        client.process,
+                        client.info.get("entrypoint", ""),
+                        client.info.get("namespace", ""),
+                        client.pid,
                     )
                 )
         self.leases.schedule_soon()

@@ -212,7 +212,7 @@ class Objects:
         """Tell a client where to read an object: here, or after fetching it from where it is."""
         assert self.store is not None
         store = self.store
-        object_id, node_id, sources, size = args
+        object_id, node_id, sources, _ = args
         until = self._agent.clock.monotonic_s() + SEAL_LIMIT_S
 
         def answer(got: Pinned) -> None:
@@ -281,7 +281,7 @@ class Objects:
             self.store.free(message[1])
             self._agent.changed()
         elif message[0] == wire.MOVED:
-            _, n, object_id, size, sources = message
+            _, n, object_id, _, sources = message
 
             def pulled(error: ShoalError | None) -> None:
                 connection.send((wire.ANSWER, n, error is None, "" if error is None else str(error)))
@@ -291,8 +291,10 @@ class Objects:
 
     def _tell_peer(self, node_id: str, message: Any) -> None:
         task = self._links.get(node_id)
-        if task is not None and task.done() and (task.cancelled() or task.result() is None or task.result().is_closed):
-            task = None
+        if task is not None and task.done():
+            known = None if task.cancelled() else task.result()
+            if known is None or known.is_closed:
+                task = None
         if task is None:
             task = self._links[node_id] = asyncio.get_running_loop().create_task(self._dial_peer(node_id))
 

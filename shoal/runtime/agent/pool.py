@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 FORKS_AT_ONCE = 4
 """More at once only slow each other down."""
 START_LIMIT_S = 30.0
+ATTEMPTS_MAX = 5
+"""How often in a row a zygote may end before it is ready; then the node gives up, saying why."""
+CODE_LIMIT_S = 0.25
+"""How long a verdict waits for the exit code that explains it."""
 LINGER_S = 0.05
 """How long a used-up worker may take to say that others hold refs of its objects."""
 
@@ -88,12 +92,13 @@ class Pool:
         worker_info: dict[str, Any],
         next_process: Callable[[], bytes],
         died: Callable[[Worker, str], None],
+        failed: Callable[[str], None],
         *,
         warm: int,
         log_dir: Path,
         preload: tuple[str, ...] = (),
     ) -> None:
-        self._info, self._next_process, self._died = worker_info, next_process, died
+        self._info, self._next_process, self._died, self._failed = worker_info, next_process, died, failed
         self._warm, self._log_dir, self._preload = warm, log_dir, preload
         self.workers: dict[int, Worker] = {}
         self.by_process: dict[bytes, Worker] = {}
@@ -109,6 +114,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._is_ending = False
         self._is_zygote_ready = False
+        self._attempts = 0
 
     # ------------------------------------------------------------------------------------------------ zygote
 
@@ -154,7 +160,7 @@ class Pool:
                 return
             message = json.loads(data)
             if "ready" in message:
-                self._is_zygote_ready = True
+                self._is_zygote_ready, self._attempts = True, 0
                 self._fork_more()
             elif "forked" in message:
                 fds = array.array("i")
@@ -164,6 +170,8 @@ class Pool:
                 worker = self._by_pid.get(message["ended"])
                 if worker is not None:
                     worker.code = message["code"]
+                    if worker.pidfd < 0:
+                        self._lost(worker, "")
 
     def _zygote_gone(self) -> None:
         """Every worker dies with its zygote (the kernel sees to it); start over."""
@@ -171,10 +179,26 @@ class Pool:
         self._loop.remove_reader(self._control.fileno())
         self._control.close()
         self._control, self._is_zygote_ready = None, False
+        if self._is_ending:
+            return
+        self._attempts += 1
+        if self._attempts > ATTEMPTS_MAX:
+            self._failed(f"workers cannot be started: {self._last_words()}")
+            return
+        for worker in tuple(self._starting):
+            self._lost(worker, "the zygote died")
+        self._loop.call_later(0.1 * self._attempts, self._start_again)
+
+    def _start_again(self) -> None:
         if not self._is_ending:
-            for worker in tuple(self._starting):
-                self._lost(worker, "the zygote died")
             self._restart = self._loop.create_task(self.start())
+
+    def _last_words(self) -> str:
+        try:
+            lines = (self._log_dir / "zygote.err").read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1] if lines else "the zygote ended without a word"
 
     def _on_forked(self, worker: Worker | None, pid: int, pidfd: int) -> None:
         if worker is None or worker.is_dead:
@@ -346,8 +370,11 @@ class Pool:
         self._loop.remove_reader(worker.pidfd)
         os.close(worker.pidfd)
         worker.pidfd = -1
-        # The exit code comes from the zygote a moment later; it only makes the reason better.
-        self._loop.call_later(0.005, self._lost, worker, "")
+        # The verdict is the pidfd's; the exit code, which comes from the zygote, only makes the reason better.
+        if worker.code is not None:
+            self._lost(worker, "")
+        else:
+            self._loop.call_later(CODE_LIMIT_S, self._lost, worker, "")
 
     def _lost(self, worker: Worker, why: str) -> None:
         if worker.is_dead:

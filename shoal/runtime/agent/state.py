@@ -6,12 +6,14 @@ Workers send rows in batches about once a second; nothing here is on a task's pa
 from __future__ import annotations
 
 import collections
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from shoal.runtime.agent.clients import Client
 from shoal.runtime.agent.pool import Worker
+from shoal.runtime.decide.metric_sums import MetricSums
 from shoal.wire import messages as told
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ class StateTables:
         self.dropped = 0
         self.finished = self.failed = 0
         self._last_stats: dict[str, float] = {}
+        self.metrics = MetricSums()
 
     def add_rows(self, client: Client, rows: list[Any], dropped: int) -> None:
         """Take what a process did: [task id, name, start, end, is_ok, actor, job, kind] each, or its waiting tasks."""
@@ -61,7 +64,9 @@ class StateTables:
         """Note a worker that ended while it had work."""
         if worker.lease is not None or worker.actor is not None:
             self._agent.head.send(
-                told.Happened([("worker_died", {"worker": worker.process.hex(), "node": self._agent.node_id, "why": why})])
+                told.Happened(
+                    [("worker_died", {"worker": worker.process.hex(), "node": self._agent.node_id, "why": why})]
+                )
             )
 
     def workers(self) -> list[dict[str, Any]]:
@@ -100,6 +105,14 @@ class StateTables:
                 return self._agent.leases.shown()
             case "logs":
                 return self._logs(args)
+            case "put_metrics":
+                self.metrics.put(args["process"], args["pid"], args["rows"])
+                return None
+            case "metrics":
+                agent = self._agent
+                self.metrics.keep_only({one.hex() for one in (*agent.pool.by_process, *agent._clients)})
+                rows = self.metrics.rows()
+                return {"rows": rows, "total": len(rows), "dropped": self.metrics.dropped}
         raise KeyError(f"unknown question `{what}`")
 
     def on_query(self, message: told.Query) -> None:
@@ -188,14 +201,14 @@ class StateTables:
 
 
 def memory_now() -> tuple[int, int]:
-    """Return (used, total) bytes of what this node may use: of its control group where one limits it, else of the machine."""
+    """Return (used, total) bytes of our control group where one limits us, else of the machine."""
     memory = psutil.virtual_memory()
     used, total = int(memory.total - memory.available), int(memory.total)
     try:
-        with open("/sys/fs/cgroup/memory.max") as file:
+        with Path("/sys/fs/cgroup/memory.max").open() as file:
             limit = file.read().strip()
         if limit != "max" and int(limit) < total:
-            with open("/sys/fs/cgroup/memory.current") as file:
+            with Path("/sys/fs/cgroup/memory.current").open() as file:
                 return int(file.read()), int(limit)
     except (OSError, ValueError):
         pass

@@ -41,7 +41,7 @@ class Stock:
         """Bumped by every change, so that a report knows whether to speak."""
 
     def take(self, amounts: Amounts, bundle: BundleKey | None = None) -> Grip | None:
-        """Take `amounts` from the node, or from a bundle (number -1: whichever of its group has room); None if it does not fit."""
+        """Take `amounts` from the node, or from a bundle (number -1: any of its group); None if it does not fit."""
         if bundle is None:
             if not fits(amounts, self.free):
                 return None

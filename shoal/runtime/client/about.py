@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.foundation.amounts import quantities
@@ -157,7 +158,7 @@ class RuntimeContext:
 
     def get_session_name(self) -> str:
         """Return the name of the node's session directory."""
-        return os.path.basename(str(self._session.core.info.get("session", "")))
+        return Path(str(self._session.core.info.get("session", ""))).name
 
     def get_temp_dir(self) -> str:
         """Return the node's session directory."""

@@ -1,8 +1,8 @@
 """Calls to actors: in order per caller, straight to the actor's process, again after a restart where that is allowed.
 
 A call goes out as soon as the actor is up and the calls before it have gone. What a lost connection leaves unanswered
-waits in limbo for the verdict: same process (sent again; the actor knows what it has seen), a new incarnation (again, if
-`max_task_retries` allows), or dead (an error).
+waits in limbo for the verdict: same process (sent again; the actor knows what it has seen), a new incarnation
+(again, if `max_task_retries` allows), or dead (an error).
 """
 
 from __future__ import annotations
@@ -65,7 +65,12 @@ class ActorState:
     )
 
     def __init__(self, actor_id: bytes, class_name: str, *, is_ordered: bool, max_pending: int) -> None:
-        self.actor_id, self.class_name, self.is_ordered, self.max_pending = actor_id, class_name, is_ordered, max_pending
+        self.actor_id, self.class_name, self.is_ordered, self.max_pending = (
+            actor_id,
+            class_name,
+            is_ordered,
+            max_pending,
+        )
         self.name = ""
         self.state, self.generation = "PENDING_CREATION", -1
         self.address: Any = None
@@ -113,7 +118,7 @@ class ActorCalls:
                 from shoal.exceptions import PendingCallsLimitExceeded
 
                 raise PendingCallsLimitExceeded(
-                    f"actor `{state.class_name}`: {state.pending} calls are pending, max_pending_calls is {state.max_pending}"
+                    f"actor `{state.class_name}`: {state.pending} calls are pending, of {state.max_pending} that may be"
                 )
             link = state.link
             result = ref if recipe.returns == 1 else session.functions.results_of(ref, recipe.returns, recipe)
@@ -148,10 +153,8 @@ class ActorCalls:
 
     def _arguments_ready(self, state: ActorState, ref: ObjectRef[Any], format: int, data: Any) -> None:
         """The last argument of a queued call is there. With the core's lock held."""
-        for place, item in enumerate(state.queue):
-            if type(item) is tuple and item[0] is ref:
-                break
-        else:
+        place = next((at for at, item in enumerate(state.queue) if type(item) is tuple and item[0] is ref), None)
+        if place is None:
             return
         if format == wire.ERROR:
             del state.queue[place]

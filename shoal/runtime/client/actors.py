@@ -129,7 +129,7 @@ class ActorMethod:
     def __init__(self, about: tuple[Any, Any, Any], name: str, handle: ActorHandle | None = None) -> None:
         self._about, self._name = about, name
         self._handle = handle
-        """Kept so that `A.remote().method.remote()` has an actor; None in the handle's own cache, or it would never end."""
+        """Kept so that `A.remote().f.remote()` has an actor; None in the handle's own cache, or it would never end."""
         self._recipe: MethodRecipe | None = None
         self._session: Any = None
 
@@ -409,7 +409,14 @@ class Actors:
             },
         }
         fixed = (
-            entry[1], cls._class_name, actor_id, core.process, n, concurrency, options.concurrency_groups, cls._is_async,
+            entry[1],
+            cls._class_name,
+            actor_id,
+            core.process,
+            n,
+            concurrency,
+            options.concurrency_groups,
+            cls._is_async,
         )
 
         def go(format: int, data: Any) -> None:
@@ -539,7 +546,7 @@ def check_signature(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     Raises:
         TypeError: they do not fit.
     """
-    constructor = cls.__init__
+    constructor: Any = vars(cls).get("__init__") or getattr(cls, "__init__")  # noqa: B009 - of the class, not of type
     if constructor is object.__init__:
         if args or kwargs:
             raise TypeError(f"{cls.__qualname__}() takes no arguments")
@@ -549,5 +556,3 @@ def check_signature(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     except (TypeError, ValueError):
         return
     signature.bind(None, *args, **kwargs)
-
-

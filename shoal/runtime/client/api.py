@@ -1,4 +1,4 @@
-"""The public functions: names, defaults and meanings of Ray's. `shoal/__init__.py` fetches them from here on first use."""
+"""The public functions: names, defaults and meanings of Ray's. `shoal/__init__.py` fetches them on first use."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def put(value: Any, **options: Any) -> ObjectRef[Any]:
 def wait(
     refs: Sequence[Any], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
 ) -> tuple[list[Any], list[Any]]:
-    """Return (ready, not ready): at most `num_returns` ready ones, fewer only after `timeout` seconds. Failed counts as ready.
+    """Return (ready, not ready): at most `num_returns` ready ones, fewer only after `timeout` seconds. Failed is ready.
 
     Raises:
         ValueError: refs are given twice, or `num_returns` is out of range.
@@ -286,7 +286,7 @@ def wait(
     found = _session
     if found is None or found.is_closed:
         found = session()
-    if type(refs) is ObjectRef:
+    if isinstance(refs, ObjectRef):
         raise TypeError("wait: expected a list of ObjectRefs, got a single one")
     if type(refs) is not list:
         if not isinstance(refs, Sequence):

@@ -70,7 +70,10 @@ def prepare(args: tuple[Any, ...], kwargs: Mapping[str, Any], put_large: Callabl
                 continue
             break
         else:
-            if not args or sum(len(one) for one in args if type(one) is bytes or type(one) is str) <= codec.INLINE_BYTES_MAX:
+            if (
+                not args
+                or sum(len(one) for one in args if type(one) is bytes or type(one) is str) <= codec.INLINE_BYTES_MAX
+            ):
                 return wire.NATIVE, args, None, None
     every = (*args, *kwargs.values()) if kwargs else args
     for one in every:

@@ -11,7 +11,18 @@ from shoal.runtime.client.strategies import GroupPlace
 class Running:
     """One execution of a task or actor call in this process."""
 
-    __slots__ = ("attempt", "group", "is_cancelled", "is_main_thread", "link", "n", "name", "owner", "task_id", "thread")
+    __slots__ = (
+        "attempt",
+        "group",
+        "is_cancelled",
+        "is_main_thread",
+        "link",
+        "n",
+        "name",
+        "owner",
+        "task_id",
+        "thread",
+    )
 
     def __init__(self, link: Any, n: int, name: str) -> None:
         self.link, self.n, self.name = link, n, name

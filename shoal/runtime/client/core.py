@@ -10,6 +10,7 @@ only who is connected, requests to the agent, and leading.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import socket
@@ -70,6 +71,8 @@ class Core:
         self.on_link_closed: list[Callable[[Link], None]] = []
         self.on_tick: list[Callable[[float], None]] = []
         """Called by the helper about every 2 ms while there is activity, else about once a second."""
+        self.has_timers: Callable[[], bool] = lambda: False
+        """Whether something waits for a time to pass, so that the helper must look often; the owner replaces it."""
         self.on_attached: list[Callable[[], None]] = []
         self.is_closed = False
         self.is_loop_driven = False
@@ -477,10 +480,6 @@ class Core:
         """How long the helper may sleep without looking: short while something waits for its time."""
         return 0.05 if drops or self.has_timers() else 1.0
 
-    def has_timers(self) -> bool:
-        """Whether something of the owner's waits for a time to pass; the owner replaces it."""
-        return False
-
     def _tidy(self) -> None:
         if self.dirty:
             self.flush()
@@ -507,9 +506,9 @@ class Core:
         except IndexError:
             pass
         for address, tokens in found.items():
-            self.with_peer(address, lambda link, tokens=tokens: self._release(link, tokens))
+            self.with_peer(address, functools.partial(self._release, tokens))
 
-    def _release(self, link: Link | None, tokens: Sequence[tuple[bytes, int]]) -> None:
+    def _release(self, tokens: Sequence[tuple[bytes, int]], link: Link | None) -> None:
         if link is not None:  # a dead owner needs no word
             link.out.append((wire.RELEASE, [list(token) for token in tokens]))
             self.touch(link)
@@ -523,7 +522,7 @@ class Core:
 
 def reachable(texts: Sequence[str]) -> list[str]:
     """Return the addresses worth dialling, best first: a Unix socket whose file is here, then TCP."""
-    here = [text for text in texts if text.startswith("unix:") and os.path.exists(text[5:])]
+    here = [text for text in texts if text.startswith("unix:") and Path(text[5:]).exists()]
     return here + [text for text in texts if not text.startswith("unix:")]
 
 

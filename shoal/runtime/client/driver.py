@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import collections
 import os
 import signal
 import subprocess
@@ -52,7 +53,9 @@ def start_embedded(settings: dict[str, Any]) -> Embedded:
 
     read_end, write_end = os.pipe()
     answer_read, answer_write = os.pipe()
-    argument = msgspec.json.encode({**settings, "life_fd": read_end, "answer_fd": answer_write, "driver_pid": os.getpid()})
+    argument = msgspec.json.encode(
+        {**settings, "life_fd": read_end, "answer_fd": answer_write, "driver_pid": os.getpid()}
+    )
     try:
         process = subprocess.Popen(
             [sys.executable, "-c", _EMBEDDED, _import_path(), argument.decode()],
@@ -118,9 +121,7 @@ def locate(address: str | None) -> discovery.ClusterFile | None:
                 )
             return None
         names = ", ".join(f"`{one.name}`" for one in live)
-        raise NoCluster(
-            f"several live clusters: {names}", hint="say which: init(address=NAME), or set SHOAL_ADDRESS"
-        )
+        raise NoCluster(f"several live clusters: {names}", hint="say which: init(address=NAME), or set SHOAL_ADDRESS")
     for one in discovery.live_clusters(kinds=("cluster", "embedded", "node")):
         if address in (one.name, one.frames, one.agent, one.uid):
             return one
@@ -151,12 +152,12 @@ def connect(
 def driver_info(namespace: str | None, runtime_env: dict[str, Any] | None) -> dict[str, Any]:
     """Return what workers and the head must know of this driver."""
     script = sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c") else ""
-    folder = str(Path(script).resolve().parent) if script and os.path.exists(script) else os.getcwd()
+    folder = str(Path(script).resolve().parent) if script and Path(script).exists() else str(Path.cwd())
     own = environment(runtime_env)
     return {
         "entrypoint": " ".join(sys.argv) or "interactive",
         "sys_path": [folder, *[path for path in sys.path if path and path != folder]],
-        "cwd": os.getcwd(),
+        "cwd": str(Path.cwd()),
         "namespace": namespace or f"anonymous-{os.getpid()}-{time.time_ns():x}",
         "environment": own.shown(),
     }
@@ -186,7 +187,7 @@ def _forked(session_of: Any) -> None:
     from shoal.runtime.client import refs
 
     session = session_of()
-    refs.drops = refs.collections.deque()
+    refs.drops = collections.deque()
     refs.dropped = _drop_nothing
     if session is not None:
         session.core.reactor.close_in_child()

@@ -39,21 +39,19 @@ class RemoteFunction(Generic[P, R]):
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(
-            f"remote function `{self._name}` cannot be called directly; use `{self._name}.remote()`"
-        )
+        raise TypeError(f"remote function `{self._name}` cannot be called directly; use `{self._name}.remote()`")
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
         """Run it elsewhere; return a ref (several for `num_returns` above 1, a generator of refs for a stream)."""
         session = self._session
         if session is None or session.is_closed:
             session = self._prepare()
-        return session.submit(self._recipe, args, kwargs)  # type: ignore[return-value]
+        result: Any = session.submit(self._recipe, args, kwargs)
+        return result  # type: ignore[no-any-return]
 
     def options(self, **changes: Any) -> RemoteFunction[P, R]:
         """Return the same function under other options."""
-        other = RemoteFunction(self._function, rules.overridden(self._given, changes))
-        return other
+        return RemoteFunction(self._function, rules.overridden(self._given, changes))
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: graphs of calls are not supported."""
@@ -176,6 +174,3 @@ class Functions:
         if refs:
             ref._message = (*ref._message[:5], {**ref._message[5], "numbers": [one._n for one in refs]})
         return refs if returns else None
-
-
-

@@ -1,7 +1,7 @@
 """Streams: the refs of values that a running task yields, one by one, with back-pressure.
 
 Items arrive as messages of their own and become refs of the caller at once; the task's result is the end of the stream,
-or its error, which then is the last item. A task that is retried yields from the start: what is here already is dropped.
+or its error, which then is the last item. A retried task yields from the start: what is here already is dropped.
 """
 
 from __future__ import annotations
@@ -260,5 +260,3 @@ class DynamicObjectRefGenerator:
 
     def __getitem__(self, place: int) -> ObjectRef[Any]:
         return self._refs[place]
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections.abc import Sequence
 from typing import Any
@@ -75,7 +76,7 @@ class Values:
         if core.dirty:
             core.flush()
         if limit_s is not None and limit_s <= 0:
-            core.wait(lambda: all(ref._ready for ref in refs), 0.0) or self._poll_once()
+            self._poll_once()
             self._raise_unless_ready(refs, limit_s)
             return
         resume = self.before_block()
@@ -88,7 +89,7 @@ class Values:
                 return
             end = monotonic() + limit_s
             for ref in refs:
-                if not ref._ready and not core.wait(lambda ref=ref: ref._ready, end - monotonic()):
+                if not ref._ready and not core.wait(functools.partial(_is_ready, ref), end - monotonic()):
                     break
         finally:
             if resume is not None:
@@ -166,7 +167,11 @@ class Values:
 
         for ref in self.doubtful.pop(process, ()):
             if not ref._ready:
-                settle(ref, wire.ERROR, pickle.dumps(OwnerDiedError(ref.hex(), None, f"the process that owned the value is gone: {why}")))
+                settle(
+                    ref,
+                    wire.ERROR,
+                    pickle.dumps(OwnerDiedError(ref.hex(), None, f"the process that owned the value is gone: {why}")),
+                )
 
     def owner_alive(self, process: bytes) -> None:
         """It lives: try again."""
@@ -227,7 +232,7 @@ class Values:
         """
         core = self._core
         kind = type(value)
-        if kind in codec.SCALARS and (kind is not bytes and kind is not str or len(value) <= codec.INLINE_BYTES_MAX):
+        if kind in codec.SCALARS and ((kind is not bytes and kind is not str) or len(value) <= codec.INLINE_BYTES_MAX):
             return ObjectRef(next(core.ids), core.process, True, 0, value)
         if kind is int and codec.INT_MIN <= value <= codec.INT_MAX:
             return ObjectRef(next(core.ids), core.process, True, 0, value)
@@ -239,7 +244,8 @@ class Values:
                 return ObjectRef(next(core.ids), core.process, True, wire.PICKLED, data)
         dumped, refs = codec.pickled(value)
         if dumped.size > codec.INLINE_BYTES_MAX and self.stored is not None:
-            return self.stored.put(dumped, refs)
+            stored: ObjectRef[Any] = self.stored.put(dumped, refs)
+            return stored
         format, data, pins = codec.packed(dumped, refs)
         return ObjectRef(next(core.ids), core.process, True, format, data, None, None, None, 0, pins)
 
@@ -309,6 +315,10 @@ def raise_error(data: bytes) -> None:
     error = pickle.loads(data)
     both = getattr(error, "as_instanceof_cause", None)
     raise (both() if both is not None else error) from None
+
+
+def _is_ready(ref: ObjectRef[Any]) -> bool:
+    return ref._ready
 
 
 def _nothing() -> None:

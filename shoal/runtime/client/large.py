@@ -16,7 +16,7 @@ import msgspec
 
 from shoal.runtime.client import codec
 from shoal.runtime.client.reactor import Link
-from shoal.runtime.client.refs import Hold, ObjectRef, escape
+from shoal.runtime.client.refs import Hold, ObjectRef, context, escape, groups
 from shoal.runtime.store.reader import Reader
 from shoal.runtime.store.segments import Located, Segment
 from shoal.runtime.store.values import Dumped, load_view
@@ -116,7 +116,7 @@ class Stored:
     def _write(
         self, dumped: Dumped, refs: list[ObjectRef[Any]], owner: bytes, addresses: list[str], n: int, object_id: bytes
     ) -> tuple[int, Any]:
-        nested = codec.groups(refs) if refs else None
+        nested = groups(refs) if refs else None
         writer = self._writer
         if writer is None:
             format, data, _ = codec.packed(dumped, refs)
@@ -182,11 +182,11 @@ class Stored:
             view = reader.view(object_id, msgspec.convert(got, Located))
         if not nested:
             return load_view(view)
-        outer, codec.context.holds = codec.context.holds, holds if isinstance(holds, dict) else {}
+        outer, context.holds = context.holds, holds if isinstance(holds, dict) else {}
         try:
             return load_view(view)
         finally:
-            codec.context.holds = outer
+            context.holds = outer
 
     def read_argument(self, data: list[Any], holds: dict[bytes, Hold]) -> Any:
         """Return a stored argument's value; if it is lost, its owner makes it again."""

@@ -10,6 +10,7 @@ In-flight accounting is `link.pending`, by number, in the order of pushing: it s
 from __future__ import annotations
 
 import collections
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,15 @@ class Recipe:
     )
 
     def __init__(
-        self, function: bytes, blob: bytes, name: str, work: WorkClass, *, tries: int, retry_on: Any, returns: Any,
+        self,
+        function: bytes,
+        blob: bytes,
+        name: str,
+        work: WorkClass,
+        *,
+        tries: int,
+        retry_on: Any,
+        returns: Any,
         options: dict[str, Any] | None,
     ) -> None:
         self.function, self.blob, self.name, self.work = function, blob, name, work
@@ -67,13 +76,28 @@ class Recipe:
         if duration_us is None:
             return 1
         count = int(AHEAD_US / (duration_us + 1.0))
-        return 1 if count < 1 else (AHEAD_MAX if count > AHEAD_MAX else count)
+        return 1 if count < 1 else (min(count, AHEAD_MAX))
 
 
 class WorkClass:
     """Work of one shape and constraint: its queue, its leases, and what was last said about it to the agents."""
 
-    __slots__ = ("duration_us", "is_known", "is_single_use", "key", "leases", "placed", "queue", "seen", "seen_anywhere", "spec", "told", "told_at", "told_seen", "turn")
+    __slots__ = (
+        "duration_us",
+        "is_known",
+        "is_single_use",
+        "key",
+        "leases",
+        "placed",
+        "queue",
+        "seen",
+        "seen_anywhere",
+        "spec",
+        "told",
+        "told_at",
+        "told_seen",
+        "turn",
+    )
 
     def __init__(self, key: int, spec: dict[str, Any]) -> None:
         self.key, self.spec = key, spec
@@ -94,7 +118,19 @@ class WorkClass:
 class Lease:
     """A worker that is ours for a class, until we return it."""
 
-    __slots__ = ("agent", "gpus", "idle_since", "is_dead", "is_retiring", "lease", "link", "node", "pending", "process", "work")
+    __slots__ = (
+        "agent",
+        "gpus",
+        "idle_since",
+        "is_dead",
+        "is_retiring",
+        "lease",
+        "link",
+        "node",
+        "pending",
+        "process",
+        "work",
+    )
 
     def __init__(self, lease: int, process: bytes, link: Link, work: WorkClass, agent: Link, gpus: list[str]) -> None:
         self.lease, self.process, self.link, self.work, self.agent, self.gpus = lease, process, link, work, agent, gpus
@@ -232,9 +268,7 @@ class Owner:
         waiting = len(work.queue)
         work.told, work.told_seen, work.told_at = waiting, work.seen_anywhere, time.monotonic()
         duration_us = -1 if work.duration_us is None else int(work.duration_us)
-        agent.out.append(
-            (wire.NEED, work.key, waiting, work.seen, duration_us, len(work.leases), work.seen_anywhere)
-        )
+        agent.out.append((wire.NEED, work.key, waiting, work.seen, duration_us, len(work.leases), work.seen_anywhere))
         agent.flush()
 
     def _tick(self, now: float) -> None:
@@ -336,9 +370,9 @@ class Owner:
             return
         for node, addresses, count in places:
             if len(self.leases) < 512:
-                self._with_agent(node, addresses, lambda link, count=count: self._need_there(link, work, count))
+                self._with_agent(node, addresses, functools.partial(self._need_there, work, count))
 
-    def _need_there(self, agent: Link | None, work: WorkClass, count: int) -> None:
+    def _need_there(self, work: WorkClass, count: int, agent: Link | None) -> None:
         if agent is None:
             return
         if work.key not in agent.known:  # type: ignore[comparison-overlap]

@@ -167,7 +167,9 @@ class Reactor:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._handle, self._closed = handle, closed
-        self._listeners: dict[int, tuple[socket.socket, ssl.SSLContext | None, Authenticator, Callable[[Link], None]]] = {}
+        self._listeners: dict[
+            int, tuple[socket.socket, ssl.SSLContext | None, Authenticator, Callable[[Link], None]]
+        ] = {}
         self._unauthenticated = 0
         self.polls = 0
         """How often anybody polled: the helper sees from it whether somebody leads."""
@@ -191,7 +193,7 @@ class Reactor:
         authenticator: Authenticator,
         greeted: Callable[[Link], None],
     ) -> None:
-        """Accept peers on a listening socket; `greeted` is called for each whose hello holds, before its first message."""
+        """Accept peers on a listening socket; `greeted` is called for each whose hello holds, before it is read."""
         sock.setblocking(False)
         self._listeners[sock.fileno()] = (sock, ssl_context, authenticator, greeted)
         self._epoll.register(sock.fileno(), select.EPOLLIN)

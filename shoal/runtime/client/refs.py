@@ -250,6 +250,8 @@ class Home:
     address: OwnerAddress = (b"", ())
     escaped: Escaped | None = None
     lock: Any = threading.RLock()
+    has_foreign = False
+    """Whether any foreign ref was ever here: only those can be equal without being one object."""
     for_ever: list[ObjectRef[Any]] = []
     """Refs pickled outside the runtime (`cloudpickle.dumps(ref)`): nobody can know when they are no longer needed."""
 
@@ -278,12 +280,14 @@ def escape(ref: ObjectRef[Any]) -> None:
 def _restored(address: OwnerAddress, n: int) -> ObjectRef[Any]:
     """Return the ref that a pickle names."""
     owner = address[0]
+    holds = context.holds
+    if holds is not None and (hold := holds.get(owner)) is not None:
+        return ObjectRef(n, owner, False, 0, None, None, address, None, 0, None, hold)
     if owner == Home.process and Home.escaped is not None:
         with Home.lock:
             ref = Home.escaped.refs.get(n)
         return ref if ref is not None else lost_ref(n, owner)
-    holds = context.holds
-    return ObjectRef(n, owner, False, 0, None, None, address, None, 0, None, holds.get(owner) if holds else None)
+    return ObjectRef(n, owner, False, 0, None, None, address)
 
 
 def lost_ref(n: int, owner: bytes) -> ObjectRef[Any]:

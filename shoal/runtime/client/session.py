@@ -1,4 +1,4 @@
-"""One process's use of a cluster: the core and the parts built on it, from `init` (or the worker's start) to the end."""
+"""One process's use of a cluster: the core and the parts built on it, from `init` or the worker's start to the end."""
 
 from __future__ import annotations
 
@@ -84,14 +84,18 @@ class Session:
         environment = merged(self.environment, options.environment)
         spec: dict[str, Any] = {
             "amounts": options.amounts,
-            "class_key": options.class_key + (place.group.group_id[:6] + str(place.group.bundle) if place.group else ""),
+            "class_key": options.class_key
+            + (place.group.group_id[:6] + str(place.group.bundle) if place.group else ""),
             "job": self.job,
             "name": name,
         }
         selector = place.selector
         if selector:
             spec["selector"] = [
-                selector.hard, list(selector.fallback), list(selector.node_ids), selector.is_soft_node,
+                selector.hard,
+                list(selector.fallback),
+                list(selector.node_ids),
+                selector.is_soft_node,
             ]
         if place.spread:
             spec["spread"] = True

@@ -74,7 +74,7 @@ class ActorBase:
     def print_name(self) -> str:
         """Return the name its prints bear: its own repr if the class defines one."""
         instance = self.instance
-        if instance is not None and type(instance).__repr__ is not object.__repr__:
+        if instance is not None and type(instance).__repr__ is not object.__repr__:  # type: ignore[comparison-overlap]
             try:
                 return repr(instance)
             except Exception:
@@ -135,9 +135,7 @@ class ActorBase:
         """Answer the call in which the actor chose to end (as in Ray, by an error), and end."""
         from shoal.exceptions import ActorDiedError
 
-        error = ActorDiedError(
-            "exit_actor() was called", actor_id=self.actor_id.hex(), class_name=self.class_name
-        )
+        error = ActorDiedError("exit_actor() was called", actor_id=self.actor_id.hex(), class_name=self.class_name)
         self.answer(link, (wire.RESULT, n, wire.ERROR, pickle.dumps(error), 0))
         self.exit()
 
@@ -227,7 +225,9 @@ class SyncActor(ActorBase):
             core.flush()
 
 
-def build(executor: Executor, actor_id: bytes, generation: int, spec: bytes, options: dict[str, Any]) -> ActorBase | None:
+def build(
+    executor: Executor, actor_id: bytes, generation: int, spec: bytes, options: dict[str, Any]
+) -> ActorBase | None:
     """Construct the actor that the head asked for, and tell the agent how it went."""
     blob, class_name, _, creator, n, concurrency, groups, is_async, format, data = msgspec.msgpack.decode(spec)
     binding = executor.binding
@@ -257,8 +257,12 @@ def build(executor: Executor, actor_id: bytes, generation: int, spec: bytes, opt
         executor.replies.last_words()
         agent.out.append(
             (
-                wire.ACTOR_FAILED, actor_id, generation, "created-failed",
-                f"its constructor raised {type(error).__name__}: {error}", pickle.dumps(wrapped),
+                wire.ACTOR_FAILED,
+                actor_id,
+                generation,
+                "created-failed",
+                f"its constructor raised {type(error).__name__}: {error}",
+                pickle.dumps(wrapped),
             )
         )
         agent.flush()
@@ -290,4 +294,3 @@ _BUILT_IN = {
     "__ray_terminate__": _terminate,
     "__ray_call__": _call,
 }
-

@@ -31,7 +31,7 @@ class _Group:
         """How many calls each thread has finished: written by that thread alone."""
 
     def put(self, link: Link, message: list[Any]) -> None:
-        """Queue one call; start a thread if as many calls are under way as there are threads. By one thread at a time."""
+        """Queue one call; start a thread if all threads are busy. By one thread at a time."""
         threads = len(self._done)
         if threads < self.limit and self._given - sum(done[0] for done in self._done) >= threads:
             done = [0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.runtime.client.environment import environment
@@ -49,7 +50,7 @@ class Binding:
         paths = list(info.get("sys_path") or ())
         sys.path[:] = [*paths, *(path for path in sys.path if path not in paths)]  # in the driver's order
         for path in own.get("py_modules", ()):
-            folder = os.path.dirname(path)  # the module's parent is what must be importable
+            folder = str(Path(path).parent)  # the module's parent is what must be importable
             sys.path.insert(0, folder)
         cwd = own.get("working_dir") or info.get("cwd")
         if cwd:
@@ -75,5 +76,3 @@ def environment_or_none(given: dict[str, Any]) -> Any:
         return environment(given)
     except (ValueError, TypeError):
         return environment({"env_vars": given.get("env_vars", {})})
-
-

@@ -156,7 +156,7 @@ class Executor:
 
     def _run_other(self, link: Link, message: list[Any]) -> None:
         kind = message[0]
-        if kind == CALL or kind == SPECIAL_CALL:
+        if kind in (CALL, SPECIAL_CALL):
             self.actor.call_here(link, message)
         elif kind == SPECIAL:
             self.core.flush()
@@ -275,7 +275,7 @@ class Executor:
 
     def _print_name(self) -> str:
         if self.actor is not None:
-            return self.actor.print_name()
+            return str(self.actor.print_name())
         running = context.current_task()
         return running.name if running is not None else "worker"
 

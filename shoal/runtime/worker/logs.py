@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import sys
 
 from shoal.wire import tasks as wire
 
@@ -50,7 +49,10 @@ class Prints:
 
     def _open(self, fd: int, suffix: str) -> None:
         path = self._directory / f"{self._stem}.{suffix}"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError:
+            file = os.open(os.devnull, os.O_WRONLY)  # a full disk costs the log, never the work
         os.dup2(file, fd)
         os.close(file)
 

@@ -130,7 +130,7 @@ class Replies:
             self.tell_owner()
 
     def tell_owner(self) -> None:
-        """Tell the agent whether others hold refs of objects (or actors) of ours: then we must not be ended when idle."""
+        """Tell the agent whether others hold refs of objects (or actors) of ours: then we must live on, even idle."""
         core = self._core
         is_owner = bool(core.lending.held or core.escaped.refs or self._session.actors.has_own)
         if is_owner is not self._is_owner:
@@ -151,7 +151,7 @@ class Replies:
         key = (link.peer, n)
         if isinstance(error, KeyboardInterrupt) and key in self._executor.cancelled:
             del self._executor.cancelled[key]
-            ref = ObjectRef(n, link.peer)
+            ref: ObjectRef[Any] = ObjectRef(n, link.peer)
             return wire.ERROR, pickle.dumps(TaskCancelledError(ref.hex()))
         if actor is not None:
             wrapped = TaskError.of(error, name, actor_repr=actor.shown, actor_id=actor.actor_id.hex())
@@ -253,6 +253,9 @@ class Replies:
 
     def last_words(self) -> None:
         """Send what must not be lost before this process ends."""
+        metrics = sys.modules.get("shoal.util.metrics")
+        if metrics is not None:
+            metrics.registry().report_now()
         self._core.flush()
         self._executor.prints.flush()
         while self._rows:
@@ -266,5 +269,3 @@ class Replies:
 
 def _task_id(peer: bytes, n: int) -> str:
     return (peer + n.to_bytes(6, "big")).hex()
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def run_stream(
         for index, item in enumerate(value):
             send_item(replies, link, n, index, item)
             if flow.limit > 0:
-                core.wait(lambda index=index: flow.is_stopped or link.is_closed or index + 1 - flow.consumed < flow.limit)
+                core.wait(functools.partial(_has_room, flow, link, index))
             if flow.is_stopped or (link.peer, n) in replies._executor.cancelled:
                 if (link.peer, n) in replies._executor.cancelled:
                     raise KeyboardInterrupt
@@ -110,6 +111,10 @@ async def run_async_stream(
     finally:
         del flows.running[link.peer, n]
     return wire.NOTHING, None
+
+
+def _has_room(flow: Outflow, link: Link, index: int) -> bool:
+    return flow.is_stopped or link.is_closed or index + 1 - flow.consumed < flow.limit
 
 
 def send_item(replies: Replies, link: Link, n: int, index: int, item: Any) -> None:

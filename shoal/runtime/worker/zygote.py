@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 MESSAGE_BYTES_MAX = 1 << 20
 _PDEATHSIG = 1
@@ -58,7 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     gc.freeze()
     control.send(json.dumps({"ready": os.getpid()}).encode())
     while True:
-        readable, _, _ = select.select([control, wake_read], [], [])
+        watched: list[Any] = [control, wake_read]
+        readable, _, _ = select.select(watched, [], [])
         if wake_read in readable:
             try:
                 os.read(wake_read, 4096)
