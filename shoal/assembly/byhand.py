@@ -36,13 +36,25 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
 
 
-def start_head(name: str, host: str, port: int, node: Node, say: Callable[[str], None]) -> ClusterFile:
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """After how many seconds without contact a node is dead, and stops what could run elsewhere; less, so that never
+    two of them run."""
+
+    node_dead_s: float = 40.0
+    fence_s: float = 25.0
+
+
+def start_head(
+    name: str, host: str, port: int, node: Node, say: Callable[[str], None], patience: Patience = Patience()
+) -> ClusterFile:
     """Start a head with a node here and return its discovery file once work can run.
 
     Raises:
         Held: the name is taken.
         BadInput: a value cannot be used.
     """
+    if not 0 < patience.fence_s < patience.node_dead_s:
+        raise BadInput(f"--fence-after: expected less than --node-dead-after, got {patience.fence_s:g} s")
     held, store_bytes = _resources(node)
     port = port or _free_port(host)
     listen = str(addresses.Address("tcp", host, port))
@@ -54,6 +66,8 @@ def start_head(name: str, host: str, port: int, node: Node, say: Callable[[str],
             labels=dict(node.labels),
             frames=(listen,),
             object_store_bytes=store_bytes,
+            node_dead_s=patience.node_dead_s,
+            fence_s=patience.fence_s,
         ),
         say=say,
     )

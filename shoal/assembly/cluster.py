@@ -67,6 +67,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     grpc: str = ""
     object_store_bytes: int = 0
     request_ttl_s: float = 3600.0
+    node_dead_s: float = 40.0
+    fence_s: float = 25.0
 
 
 def start(wanted: Wanted, *, say: Callable[[str], None] = lambda text: None) -> ClusterFile:
@@ -114,7 +116,9 @@ def end(name: str, release_all: Callable[[Identity, Path, Path], None]) -> bool:
             if identity is None:
                 return False
             raised = msgspec.structs.replace(identity, epoch=identity.epoch + 1)
-            write_private(state / "identity.json", msgspec.json.encode(raised))
+            # A full disk must not keep anyone from ending what fills it; the raised epoch is for others on the way up.
+            with contextlib.suppress(OSError):
+                write_private(state / "identity.json", msgspec.json.encode(raised))
             runtime = discovery.cluster_dir(identity.uid)
             _end_guard(discovery.find(name))
             release_all(raised, state, runtime)
@@ -160,6 +164,8 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
         journal=str(state / "journal.sqlite"),
         events=str(state / "head-events.jsonl"),
         request_ttl_s=wanted.request_ttl_s,
+        node_dead_s=wanted.node_dead_s,
+        fence_s=wanted.fence_s,
     )
     node = NodeSpec(
         instance_id=HEAD_INSTANCE,
