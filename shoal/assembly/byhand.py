@@ -45,7 +45,7 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start_head(
-    name: str, host: str, port: int, node: Node, say: Callable[[str], None], patience: Patience = Patience()
+    name: str, host: str, port: int, node: Node, say: Callable[[str], None], patience: Patience | None = None
 ) -> ClusterFile:
     """Start a head with a node here and return its discovery file once work can run.
 
@@ -53,6 +53,7 @@ def start_head(
         Held: the name is taken.
         BadInput: a value cannot be used.
     """
+    patience = patience or Patience()
     if not 0 < patience.fence_s < patience.node_dead_s:
         raise BadInput(f"--fence-after: expected less than --node-dead-after, got {patience.fence_s:g} s")
     held, store_bytes = _resources(node)

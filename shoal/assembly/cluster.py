@@ -27,6 +27,7 @@ from shoal.foundation.errors import Held, UserError
 from shoal.guard import processes
 from shoal.guard.machine import Child, MachineSpec
 from shoal.guard.spawn import reap, spawn_guard
+from shoal.runtime.store.places import shared_memory_root, sweep_stale
 from shoal.transport import address as addresses
 from shoal.transport import discovery
 from shoal.transport.discovery import ClusterFile, write_private
@@ -122,6 +123,8 @@ def end(name: str, release_all: Callable[[Identity, Path, Path], None]) -> bool:
             runtime = discovery.cluster_dir(identity.uid)
             _end_guard(discovery.find(name))
             release_all(raised, state, runtime)
+            # Agents that were killed could not take their shared memory with them.
+            sweep_stale(shared_memory_root())
             discovery.remove(name, identity.uid)
             shutil.rmtree(runtime, ignore_errors=True)
             shutil.rmtree(state, ignore_errors=True)
@@ -134,6 +137,7 @@ def end(name: str, release_all: Callable[[Identity, Path, Path], None]) -> bool:
 def end_node(file: ClusterFile) -> None:
     """End a node or head that was started by hand: its guard, in order, with all it runs."""
     _end_guard(file)
+    sweep_stale(shared_memory_root())
     discovery.remove(file.name, file.uid)
 
 

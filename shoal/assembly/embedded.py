@@ -25,6 +25,7 @@ from shoal.foundation.eventlog import MemoryLog
 from shoal.runtime.agent.detect import detected_resources, store_bytes_of
 from shoal.runtime.agent.main import Agent
 from shoal.runtime.agent.settings import AgentSettings
+from shoal.runtime.agent.zygotes import Zygote
 from shoal.runtime.head.core.events import HeadSettings
 from shoal.runtime.head.journal import MemoryJournal
 from shoal.runtime.head.server import HeadServer
@@ -47,7 +48,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     object_store_memory: int | None = None
 
 
-async def run_embedded(request: Request) -> None:
+async def run_embedded(request: Request, zygote: Zygote | None = None) -> None:
     """Run the cluster until its driver is gone."""
     clock = SystemClock()
     uid = ids.cluster_uid()
@@ -95,6 +96,7 @@ async def run_embedded(request: Request) -> None:
                 labels=request.labels,
                 store_bytes=store_bytes_of(resources),
                 is_head=True,
+                zygote=zygote,
             ),
         )
         await agent.start()
@@ -164,11 +166,11 @@ def _answer(fd: int, file: discovery.ClusterFile) -> None:
         answers.write(msgspec.json.encode(file) + b"\n")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the embedded cluster that the argument describes."""
+def main(argv: list[str] | None = None, *, zygote: Zygote | None = None) -> None:
+    """Run the embedded cluster that the argument describes, with a zygote that was started early if there is one."""
     arguments: list[str] = sys.argv[1:] if argv is None else argv
     request: Any = msgspec.json.decode(arguments[0], type=Request)
-    uvloop.run(run_embedded(request))
+    uvloop.run(run_embedded(request, zygote))
 
 
 if __name__ == "__main__":
