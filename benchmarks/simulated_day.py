@@ -25,19 +25,19 @@ sys.path.insert(0, str(HERE.parent))
 SHAPES = ((1, 2), (2, 8), (4, 16), (8, 16), (0.5, 1))
 DURATIONS_S = (60, 120, 300, 600, 1200, 1800)
 NODE_CPUS = 16
-TYPES = ("m5.4xlarge", "c5.4xlarge", "r5.4xlarge", "m5.xlarge")
+TYPES = ("m5.4xlarge", "c5.4xlarge", "r5.4xlarge")
 LIMITS = {1_000: (60.0, None), 10_000: (600.0, 2 * 2**30)}
 """Nodes: seconds, bytes."""
 
 
 def trace(nodes: int, hours: float, seed: int = 1) -> list[tuple[float, float, float, float, int]]:
-    """Return (submit_s, duration_s, cpu, memory_gib, count) by time; the load is 55 % of the nodes' CPUs, +-60 %."""
+    """Return (submit_s, duration_s, cpu, memory_gib, count) by time; the load is 45 % of the nodes' CPUs, +-60 %."""
     chance = random.Random(seed)
     rows = []
     at_s = 0.0
     while at_s < hours * 3600:
         sun = 1 + 0.6 * math.sin(2 * math.pi * (at_s - 21_600) / 86_400)
-        load = nodes * NODE_CPUS * 0.55 * sun * min(1.0, (at_s + 60) / 600)
+        load = nodes * NODE_CPUS * 0.45 * sun * min(1.0, (at_s + 60) / 600)
         cpu, gib = chance.choice(SHAPES)
         duration_s = chance.choice(DURATIONS_S) * chance.uniform(0.8, 1.2)
         count = max(1, int(nodes * chance.choice((0.02, 0.05, 0.1, 0.2)) * 4 / cpu))
