@@ -14,10 +14,11 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from shoal.runtime.agent.zygotes import Zygote, start_zygote
 
 if TYPE_CHECKING:
     from shoal.runtime.agent.clients import Client
@@ -97,6 +98,7 @@ class Pool:
         warm: int,
         log_dir: Path,
         preload: tuple[str, ...] = (),
+        zygote: Zygote | None = None,
     ) -> None:
         self._info, self._next_process, self._died, self._failed = worker_info, next_process, died, failed
         self._warm, self._log_dir, self._preload = warm, log_dir, preload
@@ -110,7 +112,8 @@ class Pool:
         self._by_pid: dict[int, Worker] = {}
         self._serial = 0
         self._control: socket.socket | None = None
-        self._zygote: asyncio.subprocess.Process | None = None
+        self._early = zygote
+        self._zygote: Zygote | None = None
         self._loop = asyncio.get_running_loop()
         self._is_ending = False
         self._is_zygote_ready = False
@@ -120,30 +123,20 @@ class Pool:
 
     async def start(self) -> None:
         """Start the zygote and the first workers."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        ours.setblocking(False)
-        zygote_log = os.open(self._log_dir / "zygote.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            self._zygote = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-c",
-                "import sys; sys.path.insert(0, sys.argv.pop(1)); from shoal.runtime.worker.zygote import main; main()",
-                str(Path(__file__).parents[3]),
-                str(theirs.fileno()),
-                *self._preload,
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=zygote_log,
-                stderr=zygote_log,
-                start_new_session=True,
-            )
-        finally:
-            os.close(zygote_log)
-            theirs.close()
-        self._control = ours
-        self._loop.add_reader(ours.fileno(), self._on_control)
+        if self._zygote is not None:
+            await self._loop.run_in_executor(None, self._zygote.end)  # it is dead: leave no zombie
+        log = self._log_dir / "zygote.err"
+        zygote, self._early = self._early, None
+        if zygote is not None:
+            try:
+                zygote.control.send(json.dumps({"log": str(log)}).encode())
+            except OSError:  # it has died already
+                zygote.end()
+                zygote = None
+        if zygote is None:
+            zygote = start_zygote(self._preload, log)
+        self._zygote, self._control = zygote, zygote.control
+        self._loop.add_reader(zygote.control.fileno(), self._on_control)
         self.keep_warm()
 
     def _on_control(self) -> None:
@@ -321,9 +314,7 @@ class Pool:
             self._loop.remove_reader(self._control.fileno())
             self._control.close()
         if self._zygote is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._zygote.kill()
-            await self._zygote.wait()
+            await self._loop.run_in_executor(None, self._zygote.end)
         for worker in self.workers.values():
             if worker.pidfd >= 0:
                 self._loop.remove_reader(worker.pidfd)

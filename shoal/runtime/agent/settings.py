@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal.foundation.amounts import Amounts
+from shoal.runtime.agent.zygotes import Zygote
 from shoal.wire.hello import Credential
 
 
@@ -41,6 +42,8 @@ class AgentSettings:
     is_head: bool = False
     warm_workers: int | None = None
     preload: tuple[str, ...] = ()
+    zygote: Zygote | None = None
+    """One that was started before this process made its imports."""
     memory_threshold: float = 0.95
     fence_s: float = 25.0
     log_bytes_max: int = 64 * 2**20

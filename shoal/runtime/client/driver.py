@@ -79,7 +79,7 @@ def start_embedded(settings: dict[str, Any]) -> Embedded:
     return Embedded(process, write_end, msgspec.json.decode(said, type=discovery.ClusterFile))
 
 
-_EMBEDDED = "import sys; sys.path.insert(0, sys.argv.pop(1)); from shoal.assembly.embedded import main; main()"
+_EMBEDDED = "import sys; sys.path.insert(0, sys.argv.pop(1)); from shoal.assembly.early import main; main()"
 
 
 def _import_path() -> str:

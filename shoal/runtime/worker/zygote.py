@@ -72,6 +72,9 @@ def main(argv: list[str] | None = None) -> None:
             if not data:
                 os._exit(0)
             request = json.loads(data)
+            if "log" in request:
+                _say_to(request["log"])
+                continue
             child = os.fork()
             if child == 0:
                 signal.set_wakeup_fd(-1)
@@ -90,6 +93,14 @@ def main(argv: list[str] | None = None) -> None:
             answer = json.dumps({"forked": request["serial"], "pid": child}).encode()
             socket.send_fds(control, [answer], [pidfd])
             os.close(pidfd)
+
+
+def _say_to(path: str) -> None:
+    """Write what we have to say to a file from now on: we were started before there was one."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 def _reap(control: socket.socket) -> None:
