@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shoal.util import (
+        accelerators,
         actor_pool,
         check_serialize,
         executor,
@@ -52,6 +53,7 @@ _HOMES = {
 }
 _MODULES = frozenset(
     (
+        "accelerators",
         "actor_pool",
         "check_serialize",
         "executor",
@@ -67,6 +69,7 @@ _MODULES = frozenset(
 __all__ = [
     "ActorPool",
     "Executor",
+    "accelerators",
     "actor_pool",
     "as_completed",
     "check_serialize",

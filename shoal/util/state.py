@@ -341,3 +341,30 @@ def _summary(content: dict[str, Any]) -> dict[str, Any]:
 def _one(kind: str, key: str, value: str, address: str | None, timeout: float) -> Row | None:
     rows = _listed(kind, address, [(key, "=", value)], 1, timeout, True, False)
     return rows[0] if rows else None
+
+
+__all__ = [
+    "RayStateApiException",
+    "Row",
+    "StateApiError",
+    "get_actor",
+    "get_job",
+    "get_log",
+    "get_node",
+    "get_objects",
+    "get_placement_group",
+    "get_task",
+    "get_worker",
+    "list_actors",
+    "list_cluster_events",
+    "list_jobs",
+    "list_logs",
+    "list_nodes",
+    "list_objects",
+    "list_placement_groups",
+    "list_tasks",
+    "list_workers",
+    "summarize_actors",
+    "summarize_objects",
+    "summarize_tasks",
+]

@@ -202,7 +202,65 @@ def test_everything_in_the_tables_is_there(tmp_path: Path) -> None:
     assert done.stdout == "all there\n", done.stderr
 
 
+CHECKLIST = """
+import ray
+from ray import (
+    ObjectRef, ObjectRefGenerator, available_resources, cancel, cluster_resources, get, get_actor, get_gpu_ids,
+    get_runtime_context, init, is_initialized, kill, method, nodes, put, remote, shutdown, timeline, wait,
+)
+from ray.actor import ActorClass, ActorHandle, exit_actor
+from ray.autoscaler.sdk import request_resources
+from ray.exceptions import (
+    ActorAlreadyExistsError, ActorDiedError, ActorHandleNotFoundError, ActorPlacementGroupRemoved,
+    ActorUnavailableError, ActorUnschedulableError, AsyncioActorExit, AuthenticationError, CrossLanguageError,
+    GetTimeoutError, LocalRayletDiedError, NodeDiedError, ObjectFetchTimedOutError, ObjectFreedError, ObjectLostError,
+    ObjectReconstructionFailedError, ObjectRefStreamEndOfStreamError, ObjectStoreFullError,
+    OufOfBandObjectRefSerializationException, OutOfDiskError, OutOfMemoryError, OwnerDiedError,
+    PendingCallsLimitExceeded, PlasmaObjectNotAvailable, RayActorError, RayCgraphCapacityExceeded, RayChannelError,
+    RayChannelTimeoutError, RayDirectTransportError, RayError, RaySystemError, RayTaskError,
+    ReferenceCountingAssertionError, RpcError, RuntimeEnvSetupError, StreamingGeneratorReplayInconsistentError,
+    TaskCancelledError, TaskPlacementGroupRemoved, TaskUnschedulableError, UnserializableException, UserCodeException,
+    WorkerCrashedError,
+)
+from ray.runtime_context import RuntimeContext
+from ray.runtime_env import RuntimeEnv
+from ray.util import (
+    ActorPool, as_completed, deregister_serializer, get_current_placement_group, get_node_ip_address,
+    get_placement_group, inspect_serializability, list_named_actors, log_once, map_unordered, placement_group,
+    placement_group_table, register_serializer, remove_placement_group,
+)
+from ray.util.accelerators import NVIDIA_A100
+from ray.util.joblib import register_ray
+from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.multiprocessing import Pool
+from ray.util.placement_group import PlacementGroup
+from ray.util.queue import Empty, Full, Queue
+from ray.util.scheduling_strategies import (
+    DoesNotExist, Exists, In, NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy, NotIn,
+    PlacementGroupSchedulingStrategy,
+)
+from ray.util.state import (
+    get_actor, get_job, get_log, get_node, get_objects, get_placement_group, get_task, get_worker, list_actors,
+    list_cluster_events, list_jobs, list_logs, list_nodes, list_objects, list_placement_groups, list_tasks,
+    list_workers, summarize_actors, summarize_objects, summarize_tasks,
+)
+print("all served")
+"""
+
+
+def test_the_names_that_programs_use_are_served(tmp_path: Path) -> None:
+    done = run(CHECKLIST, tmp_path)
+
+    assert done.stdout == "all served\n", done.stderr
+
+
 @pytest.mark.parametrize("name", names.ABSENT)
 def test_absent_parts_are_not_served(name: str) -> None:
     assert name not in names.MODULES
     assert name not in names.ALIASES
+
+
+def test_page_for_those_who_come_from_ray_names_what_is_absent() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "coming-from-ray.md").read_text()
+
+    assert [name for name in names.ABSENT if f"`{name}`" not in page] == []

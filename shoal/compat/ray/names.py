@@ -11,6 +11,7 @@ ALIASES = {
     "ray.autoscaler.sdk": "shoal.autoscaler.sdk",
     "ray.cloudpickle": "cloudpickle",
     "ray.runtime_env": "shoal.runtime_env",
+    "ray.util.accelerators": "shoal.util.accelerators",
     "ray.util.actor_pool": "shoal.util.actor_pool",
     "ray.util.check_serialize": "shoal.util.check_serialize",
     "ray.util.metrics": "shoal.util.metrics",
@@ -27,6 +28,7 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
         {
             "ActorHandle": "shoal.actor:ActorHandle",
             "DynamicObjectRefGenerator": "shoal.runtime.client.generators:DynamicObjectRefGenerator",
+            "LoggingConfig": "shoal.compat.ray.serving:LoggingConfig",
             "ObjectID": "shoal:ObjectRef",
         },
     ),

@@ -78,6 +78,13 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             module.__dict__["__version__"] = RAY_VERSION
 
 
+class LoggingConfig:
+    """Ray's logging settings: kept, and not applied; Shoal leaves the logging of user code as it is."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+
 def annotation(*args: Any, **kwargs: Any) -> Any:
     """Ray's markers of stability: they mark nothing here."""
     if len(args) == 1 and callable(args[0]) and not kwargs:
