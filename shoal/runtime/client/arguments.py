@@ -7,6 +7,7 @@ arguments refer to is pinned by the task's own ref.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,9 +81,9 @@ def prepare(args: tuple[Any, ...], kwargs: Mapping[str, Any], put_large: Callabl
         if type(one) is ObjectRef:
             return _in_parts(every, list(kwargs), put_large)
     if len(args) == 1 and not kwargs and codec.is_plain(args[0]):
-        format, data, pins = codec.written_arguments(args, kwargs)
+        data = pickle.dumps((args, None), 5)
         if len(data) <= codec.INLINE_BYTES_MAX:
-            return format, data, pins, None
+            return wire.PICKLED, data, None, None
     dumped, refs = codec.pickled((args, kwargs or None))
     if dumped.size > codec.INLINE_BYTES_MAX and put_large is not None:
         return _in_parts(every, list(kwargs), put_large)

@@ -9,7 +9,7 @@ Out-of-band buffers are kept apart at every size, so that arrays come out as rea
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from shoal.runtime.client.refs import Hold, Home, ObjectRef, OwnerAddress, Token, context, groups
@@ -36,20 +36,14 @@ def is_native(value: Any) -> bool:
 def is_plain(value: Any) -> bool:
     """Whether the value is a small builtin container of builtin scalars: plain pickle writes it safely and fast."""
     kind = type(value)
-    if kind is list or kind is tuple:
-        if len(value) > _SMALL_CONTAINER:
-            return False
-        for one in value:  # loops: this runs for every argument and result, and a generator costs as much as ten items
-            if type(one) not in _ATOMS:
-                return False
-        return True
     if kind is dict:
-        if len(value) > _SMALL_CONTAINER:
-            return False
-        for name, one in value.items():
-            if type(name) not in _ATOMS or type(one) not in _ATOMS:
-                return False
-        return True
+        return (
+            len(value) <= _SMALL_CONTAINER
+            and _ATOMS.issuperset(map(type, value))
+            and (_ATOMS.issuperset(map(type, value.values())))
+        )
+    if kind is list or kind is tuple:
+        return len(value) <= _SMALL_CONTAINER and _ATOMS.issuperset(map(type, value))
     return kind is int
 
 
@@ -97,23 +91,6 @@ def size_of(format: int, data: Any) -> int:
     if format in (BUFFERED, NESTED):
         return len(data[0]) + sum(len(one) for one in data[1])
     return 64
-
-
-def written_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Written:
-    """Return arguments without refs at the top level as they travel."""
-    if not kwargs:
-        for one in args:
-            kind = type(one)
-            if kind in SCALARS:
-                continue
-            if kind is int and INT_MIN <= one <= INT_MAX:
-                continue
-            break
-        else:
-            return NATIVE, args, None
-        if len(args) == 1 and is_plain(args[0]):
-            return PICKLED, pickle.dumps((args, None), 5), None
-    return packed(*pickled((args, kwargs or None)))
 
 
 def read(format: int, data: Any, holds: dict[bytes, Hold] | None = None) -> Any:

@@ -286,7 +286,9 @@ class Values:
                         resume()
         if len(found) == 1:
             place = found[0]
-            return [refs[place]], refs[:place] + refs[place + 1 :]
+            rest = refs.copy()
+            del rest[place]
+            return [refs[place]], rest
         chosen = set(found)
         return [refs[place] for place in found], [refs[place] for place in range(total) if place not in chosen]
 

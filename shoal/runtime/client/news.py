@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from shoal.foundation.ids import NODE_ID_BYTES
 from shoal.runtime.client.reactor import Link
 from shoal.wire import tasks as wire
 
@@ -30,6 +31,7 @@ class News:
         session.core.handlers[wire.TELL] = self._on_tell
         session.core.handlers[wire.FORWARDED] = self._on_forwarded
         session.core.handlers[wire.UNPLACEABLE] = self._on_unplaceable
+        self.on("node-died", self._on_node_died)
 
     def on(self, what: str, call: Callable[[Any], None]) -> None:
         """Call with the value of every TELL about `what`, with the core's lock held."""
@@ -41,6 +43,13 @@ class News:
             self._warn(value)
         for call in self._calls.get(what, ()):
             call(value)
+
+    def _on_node_died(self, value: Any) -> None:
+        """Drop the connections to a dead node: if it lost power or was cut off, nobody else ever closes them."""
+        node, reactor = value["node_id"], self._session.core.reactor
+        for link in tuple(reactor.links.values()):
+            if link.peer[:NODE_ID_BYTES].hex() == node or link.peer == b"agent:" + node.encode():
+                reactor.drop(link)
 
     def _warn(self, value: Any) -> None:
         text = value.get("why", "") if isinstance(value, dict) else str(value)

@@ -10,6 +10,7 @@ waits for EPOLLOUT and further messages stay unencoded, so that back-pressure ma
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import socket
@@ -131,7 +132,7 @@ class Link:
             self._reactor.want_write(self, False)
         self.flush()
 
-    def receive_into(self, buffer: bytearray) -> int:
+    def receive_into(self, buffer: bytearray | mmap.mmap) -> int:
         """Return how many bytes were read, 0 at the end.
 
         Raises:
@@ -162,7 +163,8 @@ class Reactor:
         self.links: dict[int, Link] = {}
         self.lock = threading.Lock()
         """Held by the thread that leads."""
-        self._buffer = bytearray(BUFFER_BYTES)
+        # Mapped, so that pages take memory only once they are read into: idle workers never fill most of it.
+        self._buffer = mmap.mmap(-1, BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._buffer)
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
