@@ -221,7 +221,8 @@ class Nodes:
             touched = self._demand.report(member.node_id, report.backlog, report.granted, now_s, is_full=report.is_full)
             for class_key in touched:
                 self._view.touch(CLASS, class_key)
-        if now_s - member.answered_s >= CONTACT_S:
+        fence_s = self._out.settings.fence_s
+        if now_s - member.answered_s >= (min(CONTACT_S, fence_s / 4) if fence_s else CONTACT_S):
             member.answered_s = now_s
             self._out.send(member.connection, Reply(0, b"", True, None))
         growth = self._spots.growth
