@@ -25,6 +25,8 @@ from shoal.cli.output import say
 @click.option(
     "--secret-file", type=click.Path(path_type=Path), help="The cluster's node secret (to join from another host)."
 )
+@click.option("--node-dead-after", type=click.FloatRange(0.1), default=40.0, hidden=True, help="Seconds of silence.")
+@click.option("--fence-after", type=click.FloatRange(0.05), default=25.0, hidden=True, help="Seconds; less than that.")
 @click.option("--block", is_flag=True, help="Stay in the foreground until the node ends.")
 def start(
     head: bool,
@@ -39,6 +41,8 @@ def start(
     resources: str,
     labels: str,
     secret_file: Path | None,
+    node_dead_after: float,
+    fence_after: float,
     block: bool,
 ) -> None:
     """Start a head (`--head`) or join one (`--address HOST:PORT`) from this machine.
@@ -64,7 +68,8 @@ def start(
         labels=byhand.parsed_labels(labels),
     )
     if head:
-        started = byhand.start_head(name, host, port, node, say)
+        patience = byhand.Patience(node_dead_s=node_dead_after, fence_s=fence_after)
+        started = byhand.start_head(name, host, port, node, say, patience)
         click.echo(f"head `{name}` listens at {started.frames}")
         say(f"join it:  shoal start --address {started.frames.removeprefix('tcp:')} --secret-file SECRET")
         say(f"secret:   {started.directory}/node.secret   (0600; copy it to the other host)")
