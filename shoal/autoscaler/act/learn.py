@@ -11,19 +11,19 @@ import msgspec
 
 from shoal.autoscaler.act.ledger import Change, Ledger
 from shoal.autoscaler.act.rows import BreakerRow, HealthRow
-from shoal.foundation.backoff import backoff_s
+from shoal.autoscaler.decide.health import after_failure, after_success, breaker_after_failure, scope_of
+from shoal.autoscaler.decide.wares import in_scope
 from shoal.foundation.chance import Chance
 from shoal.foundation.clock import Clock
 from shoal.foundation.errors import CapacityError, ProviderError, Retry, Scope
 from shoal.foundation.eventlog import EventLog, Kind
 from shoal.model.instance import Instance
-from shoal.model.offer import OfferKey
+from shoal.model.offer import OfferHealth, OfferKey
 from shoal.model.plan import Buy
 from shoal.model.policy import Health
+from shoal.model.snapshot import Breaker
 
 NEVER_JOINED = "never joined"
-_P_KEPT = 0.5
-_NEVER_S = 1800.0
 PROBE_S = 30.0
 """For how long at least a healed scope is bought from one machine at a time. It must end: a gang is no probe."""
 
@@ -37,36 +37,30 @@ class Learned:
 
     def failed(self, change: Change, offer: OfferKey, node_type: str, error: ProviderError) -> None:
         """A launch of the offer did not work: remember how far the cause reaches, and for how long."""
-        now_s, rules = self._clock.monotonic_s(), self.rules
-        scope = scope_key(offer, error)
-        row = self._health(change, scope) or HealthRow(scope=scope)
-        failures = row.failures + 1
-        if error.retry is Retry.NEVER:
-            wait_s = max(_NEVER_S, error.retry_after_s or 0.0)
-        elif error.retry_after_s is not None:
-            wait_s = error.retry_after_s
-        elif error.retry is Retry.LATER:
-            wait_s = backoff_s(failures, first_s=1.0, most_s=60.0, chance=self._chance)
-        else:
-            wait_s = backoff_s(failures, first_s=rules.ttl_first_s, most_s=rules.ttl_most_s, chance=self._chance)
-        p_success, probe_s = row.p_success, 0.0
-        if error.retry is not Retry.LATER:
-            p_success = max(rules.p_least, p_success * _P_KEPT)
-            probe_s = max(PROBE_S, wait_s / 2)
+        now_s = self._clock.monotonic_s()
+        scope = scope_of(offer, error)
+        row = self._health(change, scope)
+        known = None if row is None else OfferHealth(scope=scope, p_success=row.p_success, failures=row.failures)
+        now = after_failure(known, offer, error, self.rules, self._chance.random())
         change.put(
             HealthRow(
                 scope=scope,
-                p_success=p_success,
-                until_s=now_s + wait_s,
-                probe_s=probe_s,
-                failures=failures,
+                p_success=now.p_success,
+                until_s=now_s + now.unhealthy_for_s,
+                probe_s=0.0 if error.retry is Retry.LATER else max(PROBE_S, now.unhealthy_for_s / 2),
+                failures=now.failures,
                 failed_s=now_s,
-                code=error.code,
-                error=str(error),
+                code=now.code,
+                error=now.error,
             )
         )
         self._log.record(
-            Kind.OFFER_HEALTH, offer=str(offer), scope=scope, until_s=wait_s, code=error.code, error=str(error)
+            Kind.OFFER_HEALTH,
+            offer=str(offer),
+            scope=scope,
+            until_s=now.unhealthy_for_s,
+            code=error.code,
+            error=str(error),
         )
         if error.retry is Retry.NEVER:
             self._strike(change, node_type, error.code, str(error))
@@ -96,7 +90,7 @@ class Learned:
                 change.put(msgspec.structs.replace(breaker, probing=token))
         now_s, key = self._clock.monotonic_s(), str(step.offer)
         for row in self._ledger.health.values():
-            if may_probe(row, now_s) and covers(row.scope, key):
+            if may_probe(row, now_s) and in_scope(row.scope, key):
                 change.put(msgspec.structs.replace(row, probing=token))
 
     def settled(self, change: Change) -> None:
@@ -117,29 +111,28 @@ class Learned:
         key = f"{node_type}|{cause}"
         pending = change.rows.get(("breaker", key))
         row = pending if isinstance(pending, BreakerRow) else self._ledger.breakers.get(key)
-        row = row or BreakerRow(cause=cause, node_type=node_type)
-        failures, rules = row.failures + 1, self.rules
-        opened, until_s = row.opened, row.until_s
-        if failures >= rules.breaker_failures:
-            opened += 1
-            wait_s = backoff_s(opened, first_s=rules.breaker_first_s, most_s=rules.breaker_most_s)
-            until_s = self._clock.monotonic_s() + wait_s
-            self._log.record(Kind.BREAKER_OPENED, cause=cause, node_type=node_type, failures=failures, until_s=wait_s)
-        change.put(
-            BreakerRow(cause=cause, node_type=node_type, failures=failures, opened=opened, until_s=until_s, error=why)
-        )
+        known = None if row is None else Breaker(cause=cause, node_type=node_type, failures=row.failures)
+        now = breaker_after_failure(known, cause, node_type, why, self.rules)
+        until_s = None
+        if now.open_for_s > 0:
+            until_s = self._clock.monotonic_s() + now.open_for_s
+            self._log.record(
+                Kind.BREAKER_OPENED, cause=cause, node_type=node_type, failures=now.failures, until_s=now.open_for_s
+            )
+        change.put(BreakerRow(cause=cause, node_type=node_type, failures=now.failures, until_s=until_s, error=why))
 
     def _heal(self, change: Change, offer: OfferKey) -> None:
-        key = str(offer)
         for row in self._ledger.health.values():
-            if not covers(row.scope, key):
+            if not in_scope(row.scope, str(offer)):
                 continue
-            p_success = min(1.0, row.p_success / _P_KEPT)
-            if p_success >= 1.0:
+            better = after_success(OfferHealth(scope=row.scope, p_success=row.p_success))
+            if better is None:
                 change.drop(row)
             else:
                 change.put(
-                    msgspec.structs.replace(row, p_success=p_success, failures=0, until_s=0.0, probe_s=0.0, probing="")
+                    msgspec.structs.replace(
+                        row, p_success=better.p_success, failures=0, until_s=0.0, probe_s=0.0, probing=""
+                    )
                 )
 
     def _health(self, change: Change, scope: str) -> HealthRow | None:
@@ -150,26 +143,3 @@ class Learned:
 def may_probe(row: HealthRow, now_s: float) -> bool:
     """Say whether one machine, and no more, may be bought there now."""
     return not row.probing and row.until_s <= now_s < row.until_s + row.probe_s
-
-
-def covers(scope: str, key: str) -> bool:
-    """Say whether a scope reaches an offer's key.
-
-    >>> covers("aws/eu", "aws/eu/a/m5.large/spot"), covers("aws/eu", "aws/eu-2/a/m5.large/spot")
-    (True, False)
-    """
-    return key == scope or key.startswith(scope + "/")
-
-
-def scope_key(offer: OfferKey, error: ProviderError) -> str:
-    """Return the prefix of offer keys that the error reaches.
-
-    A capacity error of a zone is about its machine type there; only account and region errors reach further.
-    """
-    match error.scope:
-        case Scope.ACCOUNT:
-            return offer.provider
-        case Scope.REGION:
-            return f"{offer.provider}/{offer.region}"
-        case _:
-            return str(offer)

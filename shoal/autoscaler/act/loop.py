@@ -27,6 +27,7 @@ from shoal.autoscaler.act.ledger import GRACE_S, Crash, Ledger, never
 from shoal.autoscaler.act.observe import UNSETTLED, Witnesses, snapshot
 from shoal.autoscaler.act.reconcile import Reconciler
 from shoal.autoscaler.act.rows import Attempt, ListingRow
+from shoal.autoscaler.decide.commit import quiet_left_s, shared_buys, why_stop
 from shoal.foundation.backoff import backoff_s
 from shoal.foundation.chance import Chance
 from shoal.foundation.clock import Clock
@@ -57,6 +58,8 @@ PUBLISH_EVERY_S = (0.25, 10.0)
 """Shortest time between two reports, and the longest while nothing changes."""
 FAILURES_SHOWN = 20
 THOUGHT_MOST_S = 1.0
+EARLY_S = 0.1
+"""After so long a thought, launches that every plan makes go ahead."""
 
 
 class Improve(Protocol):
@@ -502,25 +505,26 @@ class Autoscaler:
         self.waiting_for = self._why_nothing(plan, taken)
 
     async def _think(self, seen: Snapshot) -> Plan:
-        """Pull plans until the commit rule says stop."""
+        """Pull plans until the commit rule says stop; what all of them buy may go ahead before that."""
         thinking = self.policy.thinking
-        plan = Plan()
+        plans: list[Plan] = []
         began_s = self._clock.monotonic_s()
-        budget_s = min(thinking.think_s_max, thinking.think_boot_share * self._boot_typical_s())
-        for count, better in enumerate(self._improve(seen, self.policy, self._seed)):
-            plan = better
+        boot_s = self._boot_typical_s()
+        for better in self._improve(seen, self.policy, self._seed):
+            plans.append(better)
             if thinking.effort_fixed is not None:
-                if count >= thinking.effort_fixed:
+                if len(plans) > thinking.effort_fixed:
                     break
                 continue
-            if plan.gap is not None and plan.gap <= thinking.act_gap:
+            thought_s = self._clock.monotonic_s() - began_s
+            if why_stop(better, thinking, thought_s, boot_s):
                 break
-            if plan.cost_micro < thinking.think_floor_usd * MICRO:
-                break
+            if thought_s >= EARLY_S and (early := _in_common(plans)):
+                # The rest is planned again at once, with these counted as coming.
+                self._dirty()
+                return early
             await asyncio.sleep(0)
-            if self._clock.monotonic_s() - began_s >= budget_s:
-                break
-        return plan
+        return plans[-1] if plans else Plan()
 
     def _boot_typical_s(self) -> float:
         times = [one.traits.boot_typical_s for one in self._providers.values()]
@@ -562,11 +566,10 @@ class Autoscaler:
         return min(self.policy.thinking.tick_s, max(USAGE_EVERY_S, len(self._witnesses.nodes) / 50.0))
 
     def _quiet_s(self, now_s: float) -> float:
-        """Return when to act: demand quiet for `quiet_s`, or `quiet_s_max` after the first unmet unit."""
+        """Return when to act by the quiet rule."""
         if self._grew_s is None or self._unmet_since_s is None:
             return now_s
-        thinking = self.policy.thinking
-        return min(self._grew_s + thinking.quiet_s, self._unmet_since_s + thinking.quiet_s_max)
+        return now_s + quiet_left_s(self.policy.thinking, now_s - self._grew_s, now_s - self._unmet_since_s)
 
     def _why_not_plan(self) -> str:
         if not self.session or self._witnesses.work is None:
@@ -788,6 +791,35 @@ class Autoscaler:
             for row in self._ledger.breakers.values()
         ]
         return tuple(sorted(failures, key=lambda one: (one.at_s, one.what))[:FAILURES_SHOWN])
+
+
+def _in_common(plans: list[Plan]) -> Plan | None:
+    """Return the newest plan with only those launches that every plan so far makes; None if they share none.
+
+    A gang launches whole or not at all. Everything but launches waits for the final plan.
+    """
+    left = {(one.node_type, one.offer, one.gang): one.count for one in shared_buys(plans)}
+    steps: list[Step] = []
+    newest = plans[-1]
+    for step in newest.steps:
+        if not isinstance(step, Buy):
+            continue
+        key = (step.node_type, step.offer, step.gang)
+        count = min(len(step.instance_ids), left.get(key, 0))
+        if not count or (count < len(step.instance_ids) and step.gang):
+            continue
+        left[key] -= count
+        steps.append(
+            msgspec.structs.replace(
+                step,
+                instance_ids=step.instance_ids[:count],
+                planned=step.planned[:count],
+                count_min=min(step.count_min, count),
+            )
+        )
+    if len(plans) < 2 or not steps:
+        return None
+    return msgspec.structs.replace(newest, steps=tuple(steps))
 
 
 def _waiting(work: Work) -> float:

@@ -99,7 +99,6 @@ class BreakerRow(msgspec.Struct, frozen=True, kw_only=True):
     cause: str
     node_type: str
     failures: int = 0
-    opened: int = 0
     until_s: float | None = None
     probing: str = ""
     error: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -10,12 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from shoal.autoscaler.act.loop import _in_common
 from shoal.autoscaler.decide.planner import improve
 from shoal.foundation.errors import Outcome, ThrottledError, UnknownOutcome
 from shoal.foundation.eventlog import Kind
 from shoal.model.instance import State
 from shoal.model.launch import Answer
-from shoal.model.plan import Plan
+from shoal.model.plan import Buy, Plan
 from shoal.model.policy import NodeType
 from shoal.providers.sim.faults import CALM, Faults
 from shoal.testing import builders, sim_time
@@ -371,3 +373,59 @@ def _moves(world: World, before: str, cause: str) -> list[Any]:
         for event in world.events(Kind.INSTANCE_STATE)
         if event.fields["before"] == before and event.fields["cause"] == cause
     ]
+
+
+def buy(number: int, count: int, key: Any, **fields: Any) -> Buy:
+    names = tuple(f"i-a-{serial:05d}" for serial in range(number, number + count))
+    return Buy(instance_ids=names, node_type="s2", offer=key, why="", **fields)
+
+
+def test_what_every_plan_buys_is_in_common_and_gangs_go_whole() -> None:
+    one, two = builders.offer_key(), builders.offer_key("s4")
+    first = Plan(steps=(buy(1, 5, one), buy(6, 2, two)))
+    second = Plan(steps=(buy(1, 3, one), buy(4, 4, two, gang="g", count_min=4)))
+    early = _in_common([first, second])
+    assert early is not None
+    assert [(step.offer, len(step.instance_ids)) for step in early.steps if isinstance(step, Buy)] == [(one, 3)]
+    assert _in_common([first]) is None
+    assert _in_common([first, Plan(steps=(buy(1, 1, builders.offer_key("s16")),))]) is None
+
+    gang = Plan(steps=(buy(1, 4, two, gang="g", count_min=4),))
+    smaller = Plan(steps=(buy(1, 3, two, gang="g", count_min=3),))
+    assert _in_common([smaller, gang]) is None
+    assert _in_common([gang, gang]) == gang
+
+
+@virtual
+async def test_launches_that_are_certain_do_not_wait_for_the_end_of_thought() -> None:
+    """A slow planner: what both of its plans buy leaves after a tenth of a second, the rest when thought is over."""
+
+    def slow(snapshot: Any, policy: Any, seed: int) -> Any:
+        (first,) = list(improve(snapshot, policy, seed))[:1]
+        plan = msgspec.structs.replace(first, bound_micro=1, cost_micro=max(first.cost_micro, 10_000_000))
+        fewer = tuple(
+            msgspec.structs.replace(step, instance_ids=step.instance_ids[:2], planned=step.planned[:2])
+            if isinstance(step, Buy)
+            else step
+            for step in plan.steps
+        )
+        yield plan
+        for _ in range(20):
+            loop.now_s += 0.06  # each further plan costs 60 ms of thought
+            yield msgspec.structs.replace(plan, steps=fewer)
+
+    policy = small()
+    policy = msgspec.structs.replace(policy, thinking=msgspec.structs.replace(policy.thinking, effort_fixed=None))
+    world = World(1, policy=policy, improve=slow)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, sim_time.SimLoop)
+    await world.run_for(60.0)
+    asked_s = world.clock.monotonic_s()
+    world.submit({"cpu": 2}, 5, 600.0)
+    await world.run_for(5.0)
+    calls = [
+        (event.at_s - 1_767_225_600.0 - asked_s, len(event.fields["instances"]))
+        for event in world.events(Kind.LAUNCH_CALLED)
+    ]
+    assert calls[0][1] == 2 and calls[0][0] < 0.3
+    assert sum(count for _, count in calls) == 5
