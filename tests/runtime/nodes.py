@@ -132,6 +132,7 @@ async def run(request: dict[str, Any]) -> None:
         await head.start(parse(request["head"]))
     session = place / request["name"]
     store_bytes = int(request["resources"].pop("store", 64 * 2**20))
+    memory_threshold = request["resources"].pop("memory_threshold", 0.95)
     shm = os.environ.get("SHOAL_SHM_DIR")
     agent = Agent(
         clock,
@@ -151,6 +152,7 @@ async def run(request: dict[str, Any]) -> None:
             is_head=request["is_head"],
             fence_s=SETTINGS["fence_s"],
             warm_workers=1,
+            memory_threshold=memory_threshold,
         ),
     )
     try:

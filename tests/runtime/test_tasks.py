@@ -161,16 +161,17 @@ def test_tasks_pushed_behind_a_dying_one_run_once(tmp_path: Path) -> None:
     shoal.get([work.remote(str(tmp_path / "warm"), one) for one in range(200)])
     path = str(tmp_path / "die")
     refs = [work.remote(path, one) for one in range(100)]
-    failed = 0
-    for ref in refs:
+    failed = []
+    for number, ref in enumerate(refs):
         try:
-            shoal.get(ref)
+            assert shoal.get(ref) == number
         except exceptions.WorkerCrashedError:
-            failed += 1
+            failed.append(number)
     ran = [int(line) for line in Path(path).read_text().split()]
-    assert len(ran) == len(set(ran)), "a task that had started ran twice"
-    assert 1 <= failed < 20
-    assert set(range(100)) - set(ran) == set() or failed
+    assert sorted(ran) == list(range(100)), "each ran, and none that had started ran twice"
+    # Results that waited for their batch died with the worker; what had not begun was done elsewhere, for free.
+    assert 50 in failed
+    assert max(failed) == 50
 
 
 def test_nested_tasks_on_a_full_node_finish() -> None:

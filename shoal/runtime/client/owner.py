@@ -26,7 +26,9 @@ AHEAD_US = 5000.0
 """How much work is pushed ahead to one worker."""
 AHEAD_MAX = 256
 FLUSH_AT = 32
-IDLE_LEASE_S = 0.3
+LAST_RESULTS_S = 0.5
+"""How long after a worker's death its last results are waited for."""
+IDLE_LEASE_S = 0.1
 """How long an unused lease is kept for the next task."""
 NEED_PAUSE_S = 0.005
 """How often at most a changed backlog is told to the agent."""
@@ -162,8 +164,10 @@ class Owner:
         core.handlers[wire.UNSTARTED] = self._on_unstarted
         core.handlers[wire.PLACED] = self._on_placed
         core.handlers[wire.DIED] = self._on_died
-        core.has_timers = lambda: bool(self.leases)
+        core.has_timers = lambda: bool(self.leases or self._dying)
         self._orphans: dict[bytes, Lease] = {}
+        self._dying: dict[Link, tuple[Lease, str, int, float]] = {}
+        """Leases whose worker is dead, until its last results are read: link to (lease, why, started, until)."""
         self.on_died: list[Callable[[bytes, str], None]] = []
 
     # ---------------------------------------------------------------------------------------------- submitting
@@ -276,6 +280,10 @@ class Owner:
         if not self.by_key:
             return
         with self.core.lock:
+            for link, (lease, why, started, until) in tuple(self._dying.items()):
+                if now >= until:
+                    del self._dying[link]
+                    self._bury(lease, why, started)
             for work in self.by_key.values():
                 waiting = len(work.queue)
                 # A grant that was absorbed counts as told only with the backlog that it left.
@@ -423,6 +431,9 @@ class Owner:
 
     def _link_closed(self, link: Link) -> None:
         """A broken connection is no death: keep what is owed until the agent's verdict."""
+        dying = self._dying.pop(link, None)
+        if dying is not None:
+            self._bury(*dying[:3])
         lease = link.lease
         if lease is not None and not lease.is_dead:
             lease.is_retiring = True
@@ -460,7 +471,15 @@ class Owner:
         for key, lease in tuple(self.leases.items()):
             if lease.process == process:
                 del self.leases[key]
-                self._bury(lease, why, started)
+                lease.is_dead = lease.is_retiring = True
+                if lease in lease.work.leases:
+                    lease.work.leases.remove(lease)
+                if self.core.reactor.links.get(lease.link.fd) is not lease.link:
+                    self._bury(lease, why, started)
+                else:
+                    # Its last results may be in our socket still; they end with the end of file, which a grandchild
+                    # that holds the socket can delay.
+                    self._dying[lease.link] = (lease, why, started, time.monotonic() + LAST_RESULTS_S)
         orphan = self._orphans.pop(process, None)
         if orphan is not None:
             self._bury(orphan, why, started)
