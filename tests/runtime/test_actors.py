@@ -448,3 +448,15 @@ def _is_unknown(name: str, namespace: str | None = None) -> bool:
     except ValueError:
         return True
     return False
+
+
+def test_methods_with_several_results_also_on_a_warm_link() -> None:
+    @shoal.remote(num_cpus=0)
+    class Pairs:
+        @shoal.method(num_returns=2)
+        def pair(self, n: int) -> tuple[int, int]:
+            return n, n + 1
+
+    pairs = Pairs.remote()
+
+    assert [shoal.get(pairs.pair.remote(n)) for n in range(3)] == [[0, 1], [1, 2], [2, 3]]

@@ -126,7 +126,7 @@ class ActorCalls:
                 pending, out = link.pending, link.out
                 count = len(pending)
                 pending[n] = ref
-                out.append(message)
+                out.append(ref._message)  # which `results_of` may have replaced
                 if count == 0 or len(out) >= FLUSH_AT:
                     link.flush()
                 else:
