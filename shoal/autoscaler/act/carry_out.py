@@ -106,7 +106,7 @@ class Hands:
         return bool(self._tasks)
 
     def take_answers(self) -> bool:
-        """Let the ledger know of every launch call that ended; say whether there was any."""
+        """Let the ledger know of every launch call that ended; say whether any ended other than the plan counted on."""
         answers, self._answers = self._answers, []
         for place, (attempt, answer, is_first) in enumerate(answers):
             try:
@@ -114,7 +114,7 @@ class Hands:
             except JournalFull:
                 self._answers = answers[place:] + self._answers
                 raise
-        return bool(answers)
+        return any(answer.outcome is not Outcome.ACCEPTED or answer.error is not None for _, answer, _ in answers)
 
     async def close(self) -> None:
         """Let go of the calls under way; the next start lists and replays."""
