@@ -39,7 +39,7 @@ def instance_id(cluster: str, serial: int) -> str:
 def launch_token(cluster: str, instances: tuple[str, ...], attempt: int) -> str:
     """Return the launch token of one attempt: 31 characters, valid as a name in every cloud.
 
-    Source: docs/provider-contract.md, "Tokens": base32 of blake2 over uid, instance ids and attempt; shape `[a-z][a-z0-9]{30}`.
+    Source: docs/provider-contract.md: base32 of blake2 over uid, instance ids and attempt; shape `[a-z][a-z0-9]{30}`.
 
     >>> launch_token("ab" * 16, ("i-ababab-00001",), 1) == launch_token("ab" * 16, ("i-ababab-00001",), 1)
     True

@@ -46,7 +46,7 @@ class What(StrEnum):
     REQUEST_RESOURCES = "request_resources"
     """owner, job, bundles, ttl_s (None: the policy's) -> None. Empty bundles take the request back."""
     PLACE = "place"
-    """class_key, amounts, selector, spread, count, away_from (node ids) -> [[node_id, address texts, count], ...]: leases
+    """class_key, amounts, selector, spread, count, away_from (node ids) -> [[node_id, addresses, count], ...]: leases
     that fit there by the head's view, reserved for a moment; fewer than asked if there is no room."""
     IS_ALIVE = "is_alive"
     """processes (ids) -> [bool]: False only by a verdict."""

@@ -140,7 +140,8 @@ class ActorStarted(_Message, frozen=True, tag=4):
 class ActorEnded(_Message, frozen=True, tag=5):
     """The actor's process is gone, or its constructor raised. `error` is pickled for the caller, opaque here.
 
-    `cause`: created-failed, exited (by its own wish), killed, crashed, oom, group-removed, refused (no room: place it anew).
+    `cause`: created-failed, exited (by its own wish), killed, crashed, oom, group-removed, refused (no room: place it
+    anew).
     """
 
     actor_id: bytes
