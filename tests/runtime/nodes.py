@@ -49,6 +49,8 @@ class Node:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(5)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 class Nodes:
@@ -60,8 +62,9 @@ class Nodes:
         self.secret = os.urandom(32).hex()
         self.nodes: dict[str, Node] = {}
 
-    def start(self, name: str, *, is_head: bool = False, **resources: float) -> Node:
+    def start(self, name: str, *, is_head: bool = False, has_node: bool = True, **resources: float) -> Node:
         request = {"uid": self.uid, "secret": self.secret, "is_head": is_head, "resources": resources}
+        request["has_node"] = has_node
         request["head"] = f"unix:{self.place / 'head.sock'}"
         node = self.nodes[name] = Node(self.place, name, request)
         return node
@@ -130,6 +133,12 @@ async def run(request: dict[str, Any]) -> None:
             clock, credential, None, journal, MemoryLog(clock), HeadSettings(cluster_uid=request["uid"], **SETTINGS)
         )
         await head.start(parse(request["head"]))
+    if not request["has_node"]:
+        print(json.dumps({}), flush=True)
+        await ended.wait()
+        if head is not None:
+            await head.stop()
+        return
     session = place / request["name"]
     store_bytes = int(request["resources"].pop("store", 64 * 2**20))
     memory_threshold = request["resources"].pop("memory_threshold", 0.95)

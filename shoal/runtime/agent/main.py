@@ -25,6 +25,7 @@ from shoal.runtime.agent.actors import Actors
 from shoal.runtime.agent.bundles import Bundles
 from shoal.runtime.agent.clients import ClassRow, Client
 from shoal.runtime.agent.drain import Drain
+from shoal.runtime.agent.fence import Fence
 from shoal.runtime.agent.head_link import HeadLink
 from shoal.runtime.agent.leases import Leases
 from shoal.runtime.agent.logs import Logs
@@ -59,6 +60,7 @@ class Agent:
         self.ended = asyncio.Event()
         self.end_why = ""
         self._idle_since = clock.monotonic_s()
+        self.fence_s = settings.fence_s
         self.stock = Stock(settings.resources)
         settings.session.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log_dir = settings.log_dir or settings.session / "logs"
@@ -74,6 +76,7 @@ class Agent:
             warm=warm,
             log_dir=self.log_dir,
             preload=settings.preload,
+            zygote=settings.zygote,
         )
         self.head = HeadLink(self)
         self.leases = Leases(
@@ -96,6 +99,7 @@ class Agent:
         )
         self.bundles = Bundles(clock, self.stock, self.leases, self.actors, self.head.send, self.changed)
         self.drain = Drain(self)
+        self.fence = Fence(self)
         self.logs = Logs(self.log_dir, self._clients_of_job)
         self.state = StateTables(self)
         self.objects = Objects(self)
@@ -182,12 +186,24 @@ class Agent:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(0.5)
+            self.fence.look()
             self.bundles.expire()
             self.objects.tick()
             self.state.tick()
             self.drain.tick()
+            self._keep_fence()
             self.pool.end_idle(older_than_s=IDLE_WORKER_S)
             await self.state.watch_memory()
+
+    def _keep_fence(self) -> None:
+        """Without word from the head for `fence_s`, stop what it may start elsewhere; with it, go on."""
+        link, fence_s = self.head, self.fence_s
+        is_cut_off = 0 < fence_s < self.clock.monotonic_s() - link.contact_at and link.contact_at > 0
+        if is_cut_off and not self.actors.is_fenced:
+            self.note(f"no word from the head for {fence_s:g} s: actors that could be restarted elsewhere are stopped")
+            self.actors.fence()
+        elif self.actors.is_fenced and not is_cut_off and link.is_joined and not link.is_refused:
+            self.actors.unfence()
 
     # ---------------------------------------------------------------------------------------------- clients
 
@@ -497,6 +513,8 @@ class Agent:
     def on_joined(self, message: told.Joined) -> None:
         """We are in."""
         self.peers = dict(message.peers)
+        if self.settings.fence_s:
+            self.fence_s = message.fence_s
         for client in self._clients.values():
             if client.kind == "driver":
                 self.head.send(
@@ -553,6 +571,8 @@ class Agent:
             self.peers = {**self.peers, **message.value.get("peers", {})}
             for node_id in message.value.get("left", ()):
                 self._node_left(node_id)
+        elif message.what == "node-died" and isinstance(message.value, dict):
+            self._node_left(message.value["node_id"])
         if message.process:
             client = self._clients.get(message.process)
             if client is not None:

@@ -1,0 +1,61 @@
+"""A node that cannot reach its head: actors that may be started elsewhere are stopped before the head gives us up.
+
+`fence_s` is shorter than the head's `node_dead_s`, each on its own clock, so an actor never has two incarnations that
+answer. Plain tasks run on: their owners decide. With contact again, not declared dead, everything goes on; declared dead,
+the head refuses us and the node ends (`Refused.is_dead`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shoal.runtime.agent.main import Agent
+    from shoal.runtime.agent.pool import Worker
+
+
+class Fence:
+    """Stops and continues the processes of restartable actors."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._stopped: list[Worker] = []
+        self._asked_at = 0.0
+
+    def look(self) -> None:
+        """See whether the head is in reach. Called about twice a second."""
+        agent = self._agent
+        limit_s, contact_at = agent.settings.fence_s, agent.head.contact_at
+        if limit_s <= 0 or contact_at == 0.0:
+            return
+        now = agent.clock.monotonic_s()
+        if now - contact_at > limit_s / 5 and now - self._asked_at > limit_s / 5 and agent.head.is_joined:
+            # A silent head may only have nothing to say; an open connection proves nothing when a cable is cut.
+            self._asked_at = now
+            agent.head.ask(b"", "is_alive", {"processes": []}, lambda is_ok, value: None)
+        if now - contact_at > limit_s:
+            self._stop()
+        elif self._stopped:
+            self._continue()
+
+    def _stop(self) -> None:
+        for actor in self._agent.actors.by_id.values():
+            worker = actor.worker
+            if worker is not None and worker not in self._stopped and actor.start.options.get("max_restarts", 0) != 0:
+                self._stopped.append(worker)
+                _send(worker, signal.SIGSTOP)
+                self._agent.note(f"the head is out of reach: actor {actor.actor_id.hex()[:8]} is stopped")
+
+    def _continue(self) -> None:
+        stopped, self._stopped = self._stopped, []
+        for worker in stopped:
+            if not worker.is_dead:
+                _send(worker, signal.SIGCONT)
+
+
+def _send(worker: Worker, number: signal.Signals) -> None:
+    if worker.pidfd >= 0:
+        with contextlib.suppress(ProcessLookupError, OSError):
+            signal.pidfd_send_signal(worker.pidfd, number)

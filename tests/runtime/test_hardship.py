@@ -1,0 +1,141 @@
+"""Shares between drivers, memory that runs out, a head that goes and comes back, actors that are fenced."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import shoal
+from shoal import exceptions
+from tests.runtime.conftest import eventually
+from tests.runtime.nodes import Nodes, cluster_of
+
+SECOND_DRIVER = """
+import sys, time, shoal
+shoal.init(sys.argv[1])
+@shoal.remote
+def one(): return 1
+started = time.monotonic()
+print(sum(shoal.get([one.remote() for _ in range(8)])), time.monotonic() - started, flush=True)
+"""
+
+
+def test_a_second_driver_gets_its_share_of_a_busy_node(own_places: Path) -> None:
+    @shoal.remote
+    def busy() -> None:
+        time.sleep(0.1)
+
+    with shoal.init("local", num_cpus=2) as context:
+        flood = [busy.remote() for _ in range(300)]
+        time.sleep(0.5)
+        ran = subprocess.run(
+            [sys.executable, "-c", SECOND_DRIVER, context["name"]], capture_output=True, text=True, timeout=60
+        )
+        assert ran.returncode == 0, ran.stderr
+        total, took_s = ran.stdout.split()
+        assert int(total) == 8
+        left = len(shoal.wait(flood, num_returns=300, timeout=0)[1])
+        assert left > 30, "the second driver had to wait for the first one's whole queue"
+        assert float(took_s) < 10
+        for ref in flood:
+            shoal.cancel(ref)
+
+
+def test_out_of_memory_kills_the_newest_task_and_says_so(own_places: Path) -> None:
+    @shoal.remote(num_cpus=1)
+    def sleep(seconds: float) -> str:
+        time.sleep(seconds)
+        return "done"
+
+    with cluster_of(own_places, head={"CPU": 0}, tight={"CPU": 1, "memory_threshold": 0.0001}) as nodes:
+        with pytest.raises(exceptions.OutOfMemoryError, match="out of memory"):
+            shoal.get(sleep.options(max_retries=0).remote(30), timeout=30)
+        _forget_logs(nodes)
+
+
+def test_a_killed_head_is_joined_again_and_work_goes_on(own_places: Path) -> None:
+    @shoal.remote
+    class Counter:
+        def __init__(self) -> None:
+            self.value = 0
+
+        def add(self) -> int:
+            self.value += 1
+            return self.value
+
+        def pid(self) -> int:
+            return os.getpid()
+
+    @shoal.remote
+    def slow() -> int:
+        time.sleep(4)
+        return 7
+
+    nodes = Nodes(own_places)
+    from shoal.runtime.client import api
+
+    try:
+        nodes.start("head", is_head=True, has_node=False)
+        nodes.start("a", CPU=2)
+        nodes.connect("a")
+        counter = Counter.options(name="survivor", max_restarts=3).remote()
+        assert shoal.get(counter.add.remote(), timeout=20) == 1
+        running = slow.remote()
+        time.sleep(0.3)
+        nodes.nodes["head"].kill()
+        assert shoal.get(counter.add.remote(), timeout=5) == 2, "calls do not need the head"
+        pid = shoal.get(counter.pid.remote())
+        eventually(lambda: _state_of(pid) == "T", 15)
+        nodes.start("head", is_head=True, has_node=False)
+        eventually(lambda: _state_of(pid) != "T", 15)
+        assert shoal.get(counter.add.remote(), timeout=20) == 3, "it was stopped, not restarted"
+        assert shoal.get(running, timeout=30) == 7
+        assert shoal.get(shoal.get_actor("survivor", namespace="tests").add.remote(), timeout=20) == 4
+    finally:
+        api.shutdown()
+        nodes.end()
+        for path in own_places.glob("journal.db*"):
+            path.unlink()
+        _forget_logs(nodes)
+
+
+def test_a_hundred_thousand_queued_tasks_cost_what_ten_thousand_do() -> None:
+    @shoal.remote(num_cpus=1)
+    def nothing() -> None: ...
+
+    @shoal.remote(num_cpus=1)
+    def hold() -> None:
+        time.sleep(60)
+
+    def cost_us(count: int) -> float:
+        started = time.process_time()
+        refs = [nothing.remote() for _ in range(count)]
+        spent = time.process_time() - started
+        for ref in refs[:10]:
+            assert not ref._ready
+        for ref in refs:
+            shoal.cancel(ref) if count <= 1000 else None
+        kept.append(refs)
+        return spent / count * 1e6
+
+    kept: list[object] = []
+    with shoal.init("local", num_cpus=1):
+        blocker = hold.remote()
+        cost_us(1000)
+        few, many = cost_us(10_000), cost_us(100_000)
+        assert many < 1.5 * few + 1.0, f"{many:.2f} us each of 100,000, {few:.2f} us each of 10,000"
+        shoal.cancel(blocker, force=True)
+
+
+def _state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _forget_logs(nodes: Nodes) -> None:
+    for node in nodes.nodes.values():
+        node.log.unlink(missing_ok=True)
