@@ -72,7 +72,7 @@ def policy_of(chance: Chance) -> Policy:
 
 
 def faults_of(chance: Chance) -> Faults:
-    """Return a seed's faults: nearly all of them, each as strong as the seed says."""
+    """Return a seed's faults: all that a strict cloud commits, each as strong as the seed says."""
     most = {
         "no_capacity": (0.05, 0.3),
         "late_refusal": (0.02, 0.2),
@@ -91,8 +91,8 @@ def faults_of(chance: Chance) -> Faults:
         "interruptions_per_h": (0.5, 5.0),
         "slow_boot": (0.0, 0.1),
     }
-    chosen = {name: round(chance.uniform(low, high), 3) for name, (low, high) in most.items() if chance.random() < 0.95}
-    if chance.random() < 0.05:
+    chosen = {name: round(chance.uniform(low, high), 3) for name, (low, high) in most.items()}
+    if chance.random() < 0.02:
         chosen["price_changes_per_h"] = 5.0
     if chance.random() < 0.04:
         chosen["hidden"] = 0.2
