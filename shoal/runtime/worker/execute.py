@@ -33,6 +33,7 @@ LONG_S = 0.1
 """A task that runs longer returns what waits behind it."""
 BATCH_S = 0.0005
 _LONG_US = 500.0
+INTERRUPT_AGAIN_S = 0.05
 TASK, SPECIAL, CALL, SPECIAL_CALL = wire.TASK, wire.SPECIAL, wire.CALL, wire.SPECIAL_CALL
 perf_counter = time.perf_counter
 
@@ -304,6 +305,15 @@ class Executor:
         """Raise KeyboardInterrupt in the main thread as soon as it runs user code of that task."""
         self._is_interrupted_for = key
         signal.pthread_kill(self._main_thread, signal.SIGINT)
+        again = threading.Timer(INTERRUPT_AGAIN_S, self._interrupt_again, (key,))
+        again.daemon = True
+        again.start()
+
+    def _interrupt_again(self, key: tuple[bytes, int]) -> None:
+        """A signal that comes just before a blocking call is seen only after it, unless it comes again."""
+        current = self.current
+        if self._is_interrupted_for == key and current is not None and (current[0].peer, current[1][1]) == key:
+            self.interrupt(key)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         """Only user code is interrupted: the runtime's own frames are let out first, by asking again."""
