@@ -5,7 +5,6 @@ Needs root. Elsewhere the tests are skipped and say so; in CI nothing is skipped
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import shutil
@@ -36,6 +35,7 @@ class Host:
         self.address = NETWORK.format(network.third, number)
         self.exchange = network.exchange
         self._started: list[subprocess.Popen[str]] = []
+        self.is_off = False
         inside, outside = f"{self.name}i", f"{self.name}o"
         _ip("netns", "add", self.name)
         _ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", self.name)
@@ -103,6 +103,13 @@ class Host:
     def heal(self) -> None:
         _ip("link", "set", self.outside, "up")
 
+    def power_off(self) -> None:
+        """End everything there at once, and say goodbye to nobody."""
+        self.cut()
+        os.kill(self._pid, signal.SIGKILL)  # the first process of a PID namespace takes all others with it
+        self._init.wait(10)
+        self.is_off = True
+
     def bytes_sent(self) -> int:
         """Return how many bytes have left this host over its network card."""
         # Read at the bridge's end of the cable: the host's own /sys shows the network it was mounted in.
@@ -117,9 +124,8 @@ class Host:
         return [line for line in shown if "python" in line and " Z" not in line]
 
     def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)  # the first process of a PID namespace takes all others with it
-        self._init.wait(10)
+        if not self.is_off:
+            self.power_off()
         self._init.stdout.close() if self._init.stdout else None
         for process in self._started:
             process.communicate(timeout=10)
@@ -153,12 +159,13 @@ class Network:
 class Cluster:
     """A head on one host, nodes on the others; `driver` programs run on the head's host."""
 
-    def __init__(self, network: Network, *, head_cpus: int = 1) -> None:
+    def __init__(self, network: Network, *, head_cpus: int = 1, dead_s: float = 40.0, fence_s: float = 25.0) -> None:
         self.network = network
         self.head = network.host()
         self.address = f"{self.head.address}:6400"
         self.head.shoal("start", "--head", "--host", self.head.address, "--port", "6400", "--num-cpus", str(head_cpus),
-                        "--object-store-memory", "256 MiB")  # fmt: skip
+                        "--object-store-memory", "256 MiB", "--node-dead-after", str(dead_s),
+                        "--fence-after", str(fence_s))  # fmt: skip
         self.head.run("sh", "-c", "cp /tmp/shoal-*/*/node.secret /mnt/")
         self.nodes: list[Host] = []
 
@@ -171,9 +178,10 @@ class Cluster:
 
     def end(self) -> None:
         """Stop everything in order and check on every host that nothing stays."""
-        for host in (*self.nodes, self.head):
+        hosts = [host for host in (*self.nodes, self.head) if not host.is_off]
+        for host in hosts:
             host.shoal("stop", "--all")
-        for host in (*self.nodes, self.head):
+        for host in hosts:
             assert host.segments() == []
             assert host.processes() == []
 
@@ -215,8 +223,8 @@ def make_cluster(network: Network) -> Iterator[Callable[..., Cluster]]:
     """Return a maker of one cluster, which is stopped in order and must leave nothing."""
     made: list[Cluster] = []
 
-    def make(**options: int) -> Cluster:
-        made.append(Cluster(network, **options))
+    def make(**options: float) -> Cluster:
+        made.append(Cluster(network, **options))  # type: ignore[arg-type]
         return made[0]
 
     yield make
