@@ -132,7 +132,7 @@ class FileLog:
 
     def _turn_over(self) -> None:
         os.close(self._file_descriptor)
-        os.replace(self._path, self._path.with_name(self._path.name + ".1"))
+        self._path.replace(self._path.with_name(self._path.name + ".1"))
         self._file_descriptor = self._open()
         self._bytes = 0
 
