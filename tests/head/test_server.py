@@ -679,3 +679,19 @@ def _self_signed(x509: Any) -> tuple[bytes, bytes]:
     pem = serialization.Encoding.PEM
     private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return private, certificate.public_bytes(pem)
+
+
+async def test_news_for_many_are_the_same_for_each() -> None:
+    async with running(control=None) as run:
+        agents = [await run.agent() for _ in range(4)]
+        for number, agent in enumerate(agents):
+            agent.join(node_id=f"{number + 1:02x}" * 14, instance_id=f"i-{number}")
+            await agent.next(told.Joined)
+        agents[0].say(told.Leaving("bye"))
+
+        for agent in agents[1:]:
+            while (tell := await agent.next(told.Tell)).what != "node-died":
+                pass
+            assert tell.value == {"node_id": "01" * 14, "why": "bye"}
+        for agent in agents:
+            await agent.connection.close()

@@ -47,6 +47,7 @@ from shoal.transport.connection import Connection, Listener
 from shoal.wire.hello import Credential, Role
 from shoal.wire.messages import TO_HEAD, Ask, Reply
 
+_encode = msgspec.msgpack.Encoder().encode
 _log = logging.getLogger(__name__)
 EVENTS_KEPT_MAX = 10_000
 ASK_LIMIT_S = 30.0
@@ -84,6 +85,8 @@ class HeadServer:
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._held: collections.deque[tuple[int, Send | Hang]] = collections.deque()
         self._ticket = 0
+        self._said_last: Any = None
+        self._said_encoded: msgspec.Raw | None = None
         self._events: collections.deque[tuple[float, str, Mapping[str, Any]]] = collections.deque(
             maxlen=EVENTS_KEPT_MAX
         )
@@ -276,9 +279,18 @@ class HeadServer:
             connection = self._connections.get(command.connection)
             if connection is not None:
                 try:
-                    connection.send(command.message)
+                    connection.send(self._encoded_once(command.message))
                 except LimitExceeded:
                     connection.abort()
+
+    def _encoded_once(self, message: Any) -> Any:
+        """Return the message, or from its second use in a row its encoding: news go to a thousand agents alike."""
+        if message is not self._said_last:
+            self._said_last, self._said_encoded = message, None
+            return message
+        if self._said_encoded is None:
+            self._said_encoded = msgspec.Raw(_encode(message))
+        return self._said_encoded
 
     def _committed(self) -> None:
         held, committed = self._held, self._journal.committed
