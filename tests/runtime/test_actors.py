@@ -460,3 +460,26 @@ def test_methods_with_several_results_also_on_a_warm_link() -> None:
     pairs = Pairs.remote()
 
     assert [shoal.get(pairs.pair.remote(n)) for n in range(3)] == [[0, 1], [1, 2], [2, 3]]
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_user_errors_of_calls_are_retried_on_request(concurrency: int) -> None:
+    @shoal.remote(num_cpus=0, max_concurrency=concurrency)
+    class Flaky:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def work(self, good_at: int) -> int:
+            self.count += 1
+            if self.count < good_at:
+                raise KeyError(self.count)
+            return self.count
+
+    flaky = Flaky.remote()
+
+    assert shoal.get(flaky.work.options(max_task_retries=5, retry_exceptions=True).remote(3), timeout=20) == 3
+    with pytest.raises(KeyError, match="5"):
+        shoal.get(flaky.work.options(max_task_retries=1, retry_exceptions=[KeyError]).remote(100), timeout=20)
+    with pytest.raises(KeyError, match="6"):
+        shoal.get(flaky.work.options(max_task_retries=5, retry_exceptions=[ValueError]).remote(100), timeout=20)
+    assert shoal.get(flaky.work.remote(1)) == 7

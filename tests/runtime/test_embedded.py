@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import shoal
 from shoal.foundation.errors import NoCluster
+from shoal.runtime.client import api
 from tests.conftest import marked
 from tests.runtime.conftest import eventually
 
@@ -162,6 +165,36 @@ def test_a_forked_child_of_the_driver_does_not_keep_the_cluster_alive(own_places
     ran.stdout.close()
     (own_places / "program.py").unlink()
     eventually(lambda: not marked(own_places), 10)
+
+
+def test_a_killed_cluster_ends_every_wait_and_can_be_followed_by_another() -> None:
+    @shoal.remote
+    def sleep() -> None:
+        time.sleep(60)
+
+    shoal.init("local", num_cpus=1)
+    try:
+        refs = [sleep.remote(), sleep.remote()]
+        waiting = threading.Thread(target=_end_of_wait, args=(refs[1], ended := []))
+        waiting.start()
+        time.sleep(0.3)
+        assert api._embedded is not None
+        os.kill(api._embedded.process.pid, signal.SIGKILL)
+        with pytest.raises(ConnectionError):
+            shoal.get(refs[0])
+        waiting.join(10)
+        assert ended == [ConnectionError]
+    finally:
+        shoal.shutdown()
+    with shoal.init("local", num_cpus=1):
+        assert shoal.get(shoal.put(1)) == 1
+
+
+def _end_of_wait(ref: shoal.ObjectRef, ended: list[type]) -> None:
+    try:
+        shoal.get(ref)
+    except Exception as error:
+        ended.append(type(error))
 
 
 def test_import_is_light() -> None:

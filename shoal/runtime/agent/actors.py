@@ -6,8 +6,6 @@ The head decides where and how often; here an actor is a worker that holds a gri
 
 from __future__ import annotations
 
-import contextlib
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +60,6 @@ class Actors:
         self._short = short
         self.by_id: dict[bytes, Actor] = {}
         self.is_open = True
-        self.is_fenced = False
 
     def start(self, message: told.StartActor) -> bool:
         """Start an actor if there is room; else say so to the head, which places it anew. Returns whether it starts."""
@@ -136,20 +133,6 @@ class Actors:
         if actor is not None and actor.generation <= generation:
             self._end(actor, "killed", why)
 
-    def fence(self) -> None:
-        """Stop those that the head may start elsewhere while it cannot reach us, so that never two of them answer."""
-        self.is_fenced = True
-        for actor in self.by_id.values():
-            if actor.worker is not None and actor.start.options.get("max_restarts", 0):
-                _signal(actor.worker, signal.SIGSTOP)
-
-    def unfence(self) -> None:
-        """Let them go on: the head was heard, and still counts on them."""
-        self.is_fenced = False
-        for actor in self.by_id.values():
-            if actor.worker is not None:
-                _signal(actor.worker, signal.SIGCONT)
-
     def end_job(self, job: str, why: str) -> None:
         """End the actors of a job, but for detached ones."""
         for actor in tuple(self.by_id.values()):
@@ -183,9 +166,3 @@ class Actors:
         self._stock.give_back(actor.grip)
         self._send(told.ActorEnded(actor.actor_id, actor.generation, actor.cause, actor.why, error))
         self._changed()
-
-
-def _signal(worker: Worker, number: signal.Signals) -> None:
-    if worker.pidfd >= 0:
-        with contextlib.suppress(ProcessLookupError, OSError):
-            signal.pidfd_send_signal(worker.pidfd, number)

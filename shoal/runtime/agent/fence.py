@@ -1,8 +1,8 @@
 """A node that cannot reach its head: actors that may be started elsewhere are stopped before the head gives us up.
 
 `fence_s` is shorter than the head's `node_dead_s`, each on its own clock, so an actor never has two incarnations that
-answer. Plain tasks run on: their owners decide. With contact again, not declared dead, everything goes on; declared dead,
-the head refuses us and the node ends (`Refused.is_dead`).
+answer. Plain tasks run on: their owners decide. With contact again, not declared dead, everything goes on; declared
+dead, the head refuses us and the node ends (`Refused.is_dead`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Fence:
     def look(self) -> None:
         """See whether the head is in reach. Called about twice a second."""
         agent = self._agent
-        limit_s, contact_at = agent.settings.fence_s, agent.head.contact_at
+        limit_s, contact_at = agent.fence_s, agent.head.contact_at
         if limit_s <= 0 or contact_at == 0.0:
             return
         now = agent.clock.monotonic_s()
@@ -37,7 +37,7 @@ class Fence:
             agent.head.ask(b"", "is_alive", {"processes": []}, lambda is_ok, value: None)
         if now - contact_at > limit_s:
             self._stop()
-        elif self._stopped:
+        elif self._stopped and not agent.head.is_refused:
             self._continue()
 
     def _stop(self) -> None:

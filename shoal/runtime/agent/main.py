@@ -61,6 +61,7 @@ class Agent:
         self.end_why = ""
         self._idle_since = clock.monotonic_s()
         self.fence_s = settings.fence_s
+        """As the head says once we have joined: it must be less than the head's own patience."""
         self.stock = Stock(settings.resources)
         settings.session.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log_dir = settings.log_dir or settings.session / "logs"
@@ -191,19 +192,8 @@ class Agent:
             self.objects.tick()
             self.state.tick()
             self.drain.tick()
-            self._keep_fence()
             self.pool.end_idle(older_than_s=IDLE_WORKER_S)
             await self.state.watch_memory()
-
-    def _keep_fence(self) -> None:
-        """Without word from the head for `fence_s`, stop what it may start elsewhere; with it, go on."""
-        link, fence_s = self.head, self.fence_s
-        is_cut_off = 0 < fence_s < self.clock.monotonic_s() - link.contact_at and link.contact_at > 0
-        if is_cut_off and not self.actors.is_fenced:
-            self.note(f"no word from the head for {fence_s:g} s: actors that could be restarted elsewhere are stopped")
-            self.actors.fence()
-        elif self.actors.is_fenced and not is_cut_off and link.is_joined and not link.is_refused:
-            self.actors.unfence()
 
     # ---------------------------------------------------------------------------------------------- clients
 

@@ -99,6 +99,7 @@ class ActorCalls:
         self.states: dict[bytes, ActorState] = {}
         self._by_process: dict[bytes, ActorState] = {}
         self._core.on_link_closed.append(self._link_closed)
+        session.results.call_again = self.again
 
     # ---------------------------------------------------------------------------------------------- the hot path
 
@@ -134,6 +135,17 @@ class ActorCalls:
             else:
                 self._queue(state, ref, waiting)
         return result
+
+    def again(self, ref: ObjectRef[Any]) -> None:
+        """Send a call once more whose user error shall be retried. With the core's lock held.
+
+        The actor has seen its number, so it comes as a late one that says which attempt it is.
+        """
+        message = ref._message
+        options = message[5] if len(message) > 5 else {}
+        attempt = int(options.get("is_late", 1)) + 1
+        ref._message = (wire.SPECIAL_CALL, *message[1:5], {**options, "is_late": attempt})
+        self._queue(ref._recipe.actor, ref, None)
 
     def _queue(self, state: ActorState, ref: ObjectRef[Any], waiting: Waiting | None) -> None:
         if state.state == DEAD:

@@ -74,6 +74,8 @@ class Core:
         self.has_timers: Callable[[], bool] = lambda: False
         """Whether something waits for a time to pass, so that the helper must look often; the owner replaces it."""
         self.on_attached: list[Callable[[], None]] = []
+        self.on_lost: list[Callable[[], None]] = []
+        """Called when the agent is gone."""
         self.is_closed = False
         self.is_loop_driven = False
         """An event loop watches the reactor; the helper only flushes."""
@@ -320,6 +322,12 @@ class Core:
             if self.peers.get(link.peer) is link:
                 del self.peers[link.peer]
             self.dirty.discard(link)
+            if link is self.agent and not self.is_closed:
+                # Without its agent a process can neither lease nor learn of deaths: every wait ends with an error.
+                self.is_closed = True
+                self._parked.set()
+                for call in self.on_lost:
+                    call()
             for call in self.on_link_closed:
                 call(link)
 
@@ -407,7 +415,7 @@ class Core:
 
     def _wake_followers(self) -> None:
         for is_done, turn in tuple(self._followers):
-            if is_done():
+            if self.is_closed or is_done():
                 try:
                     turn.release()
                 except RuntimeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import collections
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,16 @@ class Embedded:
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
+        if self.process.returncode != 0:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a killed cluster could not remove itself."""
+        from shoal.runtime.store.places import shared_memory_root, sweep_stale
+
+        discovery.remove(self.file.name, self.file.uid)
+        shutil.rmtree(self.file.directory, ignore_errors=True)
+        sweep_stale(shared_memory_root())
 
 
 def start_embedded(settings: dict[str, Any]) -> Embedded:

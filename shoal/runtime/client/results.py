@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.runtime.client.codec import holds_of, nested_of
@@ -36,6 +36,8 @@ class Results:
         """Takes charge of results that lie in the object store."""
         self.cancelled: set[int] = set()
         """Running tasks that we asked to be cancelled."""
+        self.call_again: Callable[[ObjectRef[Any]], None] = lambda ref: None
+        """Sends an actor's call once more."""
         core.on_result = self.arrived
         core.handlers[wire.KEPT] = self._on_kept
         owner.fail = self.worker_died
@@ -150,7 +152,10 @@ class Results:
             return False
         if ref._tries > 0:
             ref._tries -= 1
-        self._owner.push(ref, recipe)
+        if recipe.work is None:
+            self.call_again(ref)
+        else:
+            self._owner.push(ref, recipe)
         return True
 
     def worker_died(self, ref: ObjectRef[Any], why: str, has_started: bool) -> None:
