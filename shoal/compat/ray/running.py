@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import sys
 import types
 from pathlib import Path
@@ -30,6 +31,6 @@ def run(script: Path) -> None:
     sys.path.insert(0, str(script.resolve().parent))
     module = types.ModuleType("__main__")
     module.__file__ = str(script)
-    module.__builtins__ = __builtins__  # type: ignore[attr-defined]  # as the interpreter does
+    module.__dict__["__builtins__"] = builtins  # the module, as in a script; elsewhere it is its dict
     sys.modules["__main__"] = module
     exec(compile(script.read_bytes(), str(script), "exec"), module.__dict__)

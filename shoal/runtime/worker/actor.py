@@ -40,7 +40,7 @@ class ActorBase:
         self.methods: dict[str, Any] = {}
         self._seen: dict[bytes, int] = {}
         """Highest number received from each caller: what comes again after a reconnect is dropped."""
-        self._late: dict[bytes, dict[int, None]] = {}
+        self._late: dict[bytes, dict[tuple[int, int], None]] = {}
         self._undelivered: dict[bytes, list[Any]] = {}
         self.core.on_link_closed.append(self._link_closed)
         hello = self.core.handlers[wire.HELLO]
@@ -109,9 +109,10 @@ class ActorBase:
         n, highest = message[1], self._seen.get(link.peer, 0)
         if message[0] != CALL and "is_late" in message[5]:
             late = self._late.setdefault(link.peer, {})
-            if n in late:
+            attempt = n, int(message[5]["is_late"])  # a call that is retried after a user error comes again
+            if attempt in late:
                 return False
-            late[n] = None
+            late[attempt] = None
             if len(late) > LATE_MAX:
                 del late[next(iter(late))]
         elif n <= highest:
