@@ -128,7 +128,7 @@ def demand_of(rows: Sequence[DemandRow]) -> tuple[tuple[DemandClass, ...], tuple
         if row.gang:
             gangs.setdefault(row.gang, []).append(row)
             continue
-        key = (shape_key(row.amounts), tuple(sorted(row.selector.hard.items())))
+        key = class_shape(row.amounts, row.selector)
         there = classes.get(key)
         classes[key] = DemandClass(
             key=there.key if there else f"L{row.line}",
@@ -137,6 +137,11 @@ def demand_of(rows: Sequence[DemandRow]) -> tuple[tuple[DemandClass, ...], tuple
             waiting=row.count + (there.waiting if there else 0),
         )
     return tuple(classes.values()), tuple(gang_of(name, members) for name, members in gangs.items())
+
+
+def class_shape(amounts: Amounts, selector: Selector) -> tuple[object, ...]:
+    """Return what makes units one class: their amounts and which nodes may hold them."""
+    return (shape_key(amounts), tuple(sorted(selector.hard.items())))
 
 
 def gang_of(name: str, members: Sequence[DemandRow]) -> Gang:

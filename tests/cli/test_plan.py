@@ -28,7 +28,8 @@ available_node_types:
   gpu: {machine_types: "gpu: 1 x L4", max_workers: 2}
 """
 DEMAND = """cpu,memory_gib,gpu,gpu_model,count,gang,strategy,labels
-1,2,,,30,,,
+1,2,,,20,,,
+1,2,,,10,,,
 2,12,,,5,,,
 2,4,1,L4,2,,,
 4,8,,,3,train,STRICT_SPREAD,

@@ -6,6 +6,7 @@ demand. For a live cluster the snapshot is what its head and autoscaler say. doc
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import msgspec
 
 from shoal.autoscaler.decide.planner import improve
-from shoal.config.demand_csv import LABEL_ACCELERATOR, DemandRow, demand_of
+from shoal.config.demand_csv import LABEL_ACCELERATOR, DemandRow, class_shape, demand_of
 from shoal.foundation.amounts import UNIT, Amounts, shown, times
 from shoal.foundation.errors import BadInput
 from shoal.model.demand import Gang
@@ -116,6 +117,7 @@ def answer(
         name: offers[step.offer].resources for step in plan.steps if isinstance(step, Buy) for name in step.instance_ids
     }
     members = _gang_members(snapshot, rows, placed, resources)
+    lines = _Lines(rows)
     machines = []
     for step in plan.steps:
         if not isinstance(step, Buy):
@@ -135,7 +137,11 @@ def answer(
                     **_sized(resources[name]),
                     "gpu_model": offers[key].accelerator,
                     "placed": [
-                        {"demand": demand, "count": count, "lines": members.get((name, demand)) or _line(demand, count)}
+                        {
+                            "demand": demand,
+                            "count": count,
+                            "lines": members.get((name, demand)) or lines.taken(demand, count),
+                        }
                         for demand, count in sorted(placed.get(name, {}).items())
                     ],
                     "why": step.why,
@@ -262,8 +268,30 @@ def _spread_members(gang: Gang, there: dict[str, int], free: dict[str, Amounts])
     return found
 
 
-def _line(demand: str, count: int) -> list[dict[str, int]]:
-    return [{"line": int(demand[1:]), "count": count}] if demand[:1] == "L" and demand[1:].isdigit() else []
+class _Lines:
+    """Which rows of the demand file the units of a class come from: rows of one shape are used up in their order."""
+
+    def __init__(self, rows: Sequence[DemandRow]) -> None:
+        first: dict[tuple[object, ...], str] = {}
+        self._left: dict[str, collections.deque[list[int]]] = {}
+        for row in rows:
+            if not row.gang:
+                key = first.setdefault(class_shape(row.amounts, row.selector), f"L{row.line}")
+                self._left.setdefault(key, collections.deque()).append([row.line, row.count])
+
+    def taken(self, demand: str, count: int) -> list[dict[str, int]]:
+        """Return the next `count` units of a class as lines with counts; nothing for what is no class of the file."""
+        found = []
+        left = self._left.get(demand)
+        while left and count:
+            line, there = left[0]
+            part = min(there, count)
+            found.append({"line": line, "count": part})
+            count -= part
+            left[0][1] -= part
+            if not left[0][1]:
+                left.popleft()
+        return found
 
 
 def _sized(held: Amounts) -> dict[str, float]:
