@@ -67,7 +67,7 @@ CONSUMED: Final = 15
 KEPT: Final = 16
 """n, [owner, ...]: refs of these owners among the task's arguments outlive it; said just before its RESULT."""
 LOST: Final = 17
-"""n, object: the receiver's object cannot be read where it was said to be; make it again."""
+"""n, object, node: the receiver's object cannot be read where we said it is; make it again."""
 STOP_STREAM: Final = 18
 """n: nobody wants further items."""
 
@@ -106,6 +106,8 @@ OWNS: Final = 45
 """is_owner: others hold refs of this worker's objects, so it must not be ended while it is idle."""
 USED_UP: Final = 46
 """Nothing follows: this worker has run its `max_calls` tasks and shall not be leased again."""
+NOTED: Final = 47
+"""n: the answer to RELOCATED."""
 LOCAL: Final = 44
 """n, what, args: a request that the agent answers itself."""
 
@@ -138,6 +140,8 @@ FORWARDED: Final = 72
 """[[name, pid, node, is_error, [line, ...]], ...]: prints of the job's workers."""
 SEGMENT: Final = 73
 """segment: a leased segment for the client's stock, so that its next put asks nobody."""
+RELOCATED: Final = 75
+"""n, object id, node, transfer addresses: your object lies there now; answered by NOTED."""
 SPARE: Final = 74
 """Nothing follows: room is short, give back the segments in stock."""
 
@@ -145,4 +149,6 @@ SPARE: Final = 74
 FREED: Final = 80
 """[object id, ...]: nobody refers to these any more."""
 MOVED: Final = 81
-"""n, object id, size, source: take a primary copy; answered by ANSWER."""
+"""n, object id, size, transfer addresses: take a primary copy; answered by ANSWER."""
+MOVED_OWNED: Final = 82
+"""n, owner's process, object id, node, transfer address: tell the owner where it is now; answered by ANSWER."""

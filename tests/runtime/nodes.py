@@ -167,6 +167,7 @@ async def run(request: dict[str, Any]) -> None:
     try:
         await agent.start()
         await agent.head.joined.wait()
+        loop.add_signal_handler(signal.SIGUSR1, lambda: _drain(agent, place))
         print(json.dumps({"node_id": agent.node_id, "session": str(session)}), flush=True)
         waits = [loop.create_task(ended.wait()), loop.create_task(agent.ended.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -178,6 +179,22 @@ async def run(request: dict[str, Any]) -> None:
             await head.stop()
             for path in place.glob("journal.db*"):
                 path.unlink(missing_ok=True)
+
+
+def _drain(agent: Any, place: Path) -> None:
+    """Do what the agent does on the head's order, and note when it says that it is empty."""
+    from shoal.wire import messages as told
+
+    send = agent.head.send
+
+    def note(message: Any) -> None:
+        if isinstance(message, told.DrainAnswer) and message.answer == "emptied":
+            (place / "drained").touch()
+        else:
+            send(message)
+
+    agent.head.send = note
+    agent.drain.begin(told.Drain("test", None, 60.0))
 
 
 if __name__ == "__main__":

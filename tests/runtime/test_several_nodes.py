@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,19 @@ def test_an_actor_on_another_node_answers_and_its_refs_can_be_read(three: Nodes)
     large, small = shoal.get(keeper.keep.remote(), timeout=20)
     assert shoal.get(small) == "small"
     assert shoal.get(large).shape == (300_000,)
+
+
+def test_a_drained_node_gives_its_objects_away(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    at_a = NodeAffinitySchedulingStrategy(ids["a"], soft=False)
+    made = [make.options(scheduling_strategy=at_a, max_retries=0).remote(100_000 + one) for one in range(5)]
+    shoal.wait(made, num_returns=5, timeout=20)
+    three.nodes["a"].process.send_signal(signal.SIGUSR1)  # the test's node drains itself, by deadline
+    eventually(lambda: (three.place / "drained").exists(), 20)
+    three.nodes["a"].end()
+    for one, ref in enumerate(made):
+        assert len(shoal.get(ref, timeout=20)) == 100_000 + one, "a copy that counts was lost"
+    (three.place / "drained").unlink()
 
 
 def test_a_dead_node_is_survived(three: Nodes) -> None:

@@ -59,6 +59,7 @@ class Drain:
         if self._is_answered:
             return
         agent = self._agent
+        agent.objects.drain()
         left = self._work()
         if left and self._deadline_at is not None and agent.clock.monotonic_s() >= self._deadline_at:
             for worker in tuple(agent.pool.workers.values()):

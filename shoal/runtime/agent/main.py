@@ -128,6 +128,7 @@ class Agent:
             wire.STORE: lambda client, m: self.objects.on_request(client, m),
             wire.LOCAL: self._on_local,
             wire.OWNS: self._on_owns,
+            wire.NOTED: lambda client, m: self.objects.on_noted(client, m),
             wire.USED_UP: self._on_used_up,
             wire.PRINTED: lambda client, m: self.logs.printed(client, m[1], m[2]),
         }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shoal.foundation.errors import ShoalError
+from shoal.foundation.ids import NODE_ID_BYTES
 from shoal.runtime.agent.clients import Client
 from shoal.runtime.store.errors import ObjectAbsent, TransferError
 from shoal.runtime.store.node import NodeStore
@@ -42,7 +43,7 @@ STOCK_OFFER_BYTES_MAX = 16 * 2**20
 class Objects:
     """The store of this node and everybody who uses it."""
 
-    peer_kinds = frozenset((wire.FREED, wire.MOVED))
+    peer_kinds = frozenset((wire.FREED, wire.MOVED, wire.MOVED_OWNED))
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -64,7 +65,12 @@ class Objects:
             "free": self._free,
             "forked": self._forked,
         }
+        self._number = 0
+        self._answers: dict[int, Callable[[bool, Any], None]] = {}
+        """What to do when a peer (or a client) has answered."""
         self._moving: dict[bytes, None] = {}
+        self._turn = 0
+        self._readers: set[asyncio.Task[None]] = set()
 
     # ---------------------------------------------------------------------------------------------- life
 
@@ -103,7 +109,7 @@ class Objects:
     async def stop(self) -> None:
         """Close the store and remove its files."""
         loop = asyncio.get_running_loop()
-        for task in self._links.values():
+        for task in (*self._links.values(), *self._readers):
             task.cancel()
         if self._puller is not None:
             await loop.run_in_executor(None, self._puller.close)
@@ -280,11 +286,18 @@ class Objects:
         if message[0] == wire.FREED:
             self.store.free(message[1])
             self._agent.changed()
+        elif message[0] == wire.MOVED_OWNED:
+            _, n, owner, object_id, node_id, address = message
+
+            def noted(is_noted: bool, _: Any) -> None:
+                connection.send((wire.ANSWER, n, is_noted, ""))
+
+            self._relocate(owner, object_id, node_id, address, noted)
         elif message[0] == wire.MOVED:
             _, n, object_id, _, sources = message
 
             def pulled(error: ShoalError | None) -> None:
-                connection.send((wire.ANSWER, n, error is None, "" if error is None else str(error)))
+                connection.send((wire.ANSWER, n, error is None, self._address))
 
             assert self._puller is not None
             self._puller.pull(object_id, sources, pulled, is_primary=True)
@@ -308,11 +321,80 @@ class Objects:
         settings = self._agent.settings
         for text in self._agent.peers.get(node_id, ()):
             with contextlib.suppress(OSError, TimeoutError, ShoalError):
-                return await dial(parse(text), settings.ssl_context, settings.credential, role=Role.NODE)
+                connection = await dial(parse(text), settings.ssl_context, settings.credential, role=Role.NODE)
+                reader = asyncio.get_running_loop().create_task(self._read_answers(connection))
+                self._readers.add(reader)
+                reader.add_done_callback(self._readers.discard)
+                return connection
         return None
 
+    async def _read_answers(self, connection: Connection) -> None:
+        with contextlib.suppress(ShoalError):
+            while (messages := await connection.receive()) is not None:
+                for message in messages:
+                    if message[0] == wire.ANSWER and (call := self._answers.pop(message[1], None)) is not None:
+                        call(bool(message[2]), message[3])
+
+    # ---------------------------------------------------------------------------------------------- draining
+
     def drain(self) -> None:
-        """Move primary copies away is the owners' affair: they are told by the lease that they lose."""
+        """Move primary copies to other nodes: the target pins, the owner is told and confirms, then ours may go."""
+        if self.store is None:
+            return
+        targets = sorted(node_id for node_id in self._agent.peers if node_id != self._agent.node_id)
+        for row in self.store.rows():
+            if row.is_primary and row.object_id not in self._moving and targets:
+                self._moving[row.object_id] = None
+                self._turn += 1
+                self._move(row.object_id, row.owner, row.size, targets[self._turn % len(targets)])
+
+    def _move(self, object_id: bytes, owner: bytes, size: int, target: str) -> None:
+        agent = self._agent
+
+        def taken(is_taken: bool, address: Any) -> None:
+            if not is_taken:
+                self._moving.pop(object_id, None)  # the next tick of the drain tries another node
+                return
+            self._tell_owner(owner, object_id, target, address, confirmed)
+
+        def confirmed(is_noted: bool, _: Any) -> None:
+            self._moving.pop(object_id, None)
+            if self.store is not None and is_noted:
+                self.store.free([object_id])
+                agent.changed()
+
+        number = self._expect(taken)
+        self._tell_peer(target, (wire.MOVED, number, object_id, size, [self._address]))
+
+    def _tell_owner(
+        self, owner: bytes, object_id: bytes, node_id: str, address: str, call: Callable[[bool, Any], None]
+    ) -> None:
+        """Tell an owner where its object is now."""
+        home = owner[:NODE_ID_BYTES].hex()
+        if home == self._agent.node_id:
+            self._relocate(owner, object_id, node_id, address, call)
+        else:
+            self._tell_peer(home, (wire.MOVED_OWNED, self._expect(call), owner, object_id, node_id, address))
+
+    def _relocate(
+        self, owner: bytes, object_id: bytes, node_id: str, address: str, call: Callable[[bool, Any], None]
+    ) -> None:
+        client = self._agent.client(owner)
+        if client is None:
+            call(True, None)  # a dead owner's object is nobody's: the old copy may go
+        else:
+            client.tell(wire.RELOCATED, self._expect(call), object_id, node_id, [address])
+
+    def _expect(self, call: Callable[[bool, Any], None]) -> int:
+        self._number += 1
+        self._answers[self._number] = call
+        return self._number
+
+    def on_noted(self, client: Client, message: list[Any]) -> None:
+        """An owner has confirmed where its object is."""
+        call = self._answers.pop(message[1], None)
+        if call is not None:
+            call(True, None)
 
     # ---------------------------------------------------------------------------------------------- threads
 

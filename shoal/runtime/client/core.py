@@ -326,8 +326,8 @@ class Core:
                 # Without its agent a process can neither lease nor learn of deaths: every wait ends with an error.
                 self.is_closed = True
                 self._parked.set()
-                for call in self.on_lost:
-                    call()
+                for lost in self.on_lost:
+                    lost()
             for call in self.on_link_closed:
                 call(link)
 

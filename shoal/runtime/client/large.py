@@ -64,6 +64,9 @@ class Stored:
         core.handlers[wire.SEGMENT] = self._on_segment
         core.handlers[wire.SPARE] = self._on_spare
         core.handlers[wire.LOST] = self._on_lost
+        core.handlers[wire.RELOCATED] = self._on_relocated
+        self._numbers: dict[bytes, int] = {}
+        """Stored objects of ours, by object id: the number of their ref."""
 
     def _attached(self) -> None:
         store = self._core.info.get("store")
@@ -99,6 +102,9 @@ class Stored:
         if format == wire.STORED:
             place = data[0]
             ref._hold = StoredHold(place[0], place[1])
+            with core.lock:
+                self._numbers[place[0]] = n
+                escape(ref)
         ref._pins = refs or None
         ref._format, ref._data, ref._ready = format, data, True
         return ref
@@ -240,7 +246,7 @@ class Stored:
     def _tell_lost(self, ref: ObjectRef[Any], place: list[Any]) -> None:
         def connected(link: Link | None) -> None:
             if link is not None:
-                link.out.append((wire.LOST, 0, ref._n))
+                link.out.append((wire.LOST, 0, ref._n, place[1]))
                 self._core.touch(link)
 
         self._core.with_peer(ref._message, connected)
@@ -248,7 +254,9 @@ class Stored:
     def _on_lost(self, link: Link, message: list[Any]) -> None:
         """A borrower cannot read our object where we said it is."""
         ref = self._core.escaped.refs.get(message[2])
-        if ref is not None and ref._ready and ref._format == wire.STORED and not self.rebuild(ref):
+        if ref is None or not ref._ready or ref._format != wire.STORED or ref._data[0][1] != message[3]:
+            return  # it has moved, or is being made again: the borrower asks once more
+        if not self.rebuild(ref):
             from shoal.runtime.client.refs import settle
 
             ref._ready = False
@@ -268,6 +276,20 @@ class Stored:
             return exceptions.ObjectLostError(shown, exceptions.LossReason.NODE_DIED)
         return exceptions.ObjectLostError(shown, exceptions.LossReason.PUT)
 
+    def _on_relocated(self, link: Link, message: list[Any]) -> None:
+        """A node that is being emptied has moved our object: from now on it is read, and freed, there."""
+        _, n, object_id, node_id, sources = message
+        number = self._numbers.get(object_id)
+        ref = self._core.escaped.refs.get(number) if number is not None else None
+        if ref is not None and ref._format == wire.STORED:
+            place, size, nested = ref._data
+            ref._data = [[place[0], node_id, sources, *place[3:]], size, nested]
+            hold = ref._hold.get(b"stored") if isinstance(ref._hold, dict) else ref._hold
+            if isinstance(hold, StoredHold):
+                hold.node_id = node_id
+        link.out.append((wire.NOTED, n))
+        self._core.touch(link)
+
     # ---------------------------------------------------------------------------------------------- letting go
 
     def hold_result(self, ref: ObjectRef[Any], data: list[Any]) -> None:
@@ -279,6 +301,7 @@ class Stored:
             holds[b"stored"] = hold
         else:
             ref._hold = hold
+        self._numbers[place[0]] = ref._n
         escape(ref)
 
     def _tick(self, now: float) -> None:
@@ -293,6 +316,8 @@ class Stored:
                     found.append(freed.popleft())
             except IndexError:
                 pass
+            for object_id, _ in found:
+                self._numbers.pop(object_id, None)
             self._send("free", [[object_id, node_id] for object_id, node_id in found])
             if self.lineage:
                 with self._core.lock:
