@@ -11,7 +11,6 @@ may die at any instruction and be started again.
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Protocol
@@ -20,14 +19,17 @@ import msgspec
 
 from shoal.autoscaler.act.carry_out import REPLAYS_MAX, Hands
 from shoal.autoscaler.act.collect import Collector
-from shoal.autoscaler.act.contracts import Boot, Failure, Head, InstanceReport, Report
+from shoal.autoscaler.act.contracts import Boot, Head, Report
 from shoal.autoscaler.act.deadlines import returned, without_expiry
 from shoal.autoscaler.act.learn import Learned
 from shoal.autoscaler.act.ledger import GRACE_S, Crash, Ledger, never
-from shoal.autoscaler.act.observe import UNSETTLED, Witnesses, snapshot
+from shoal.autoscaler.act.observe import Witnesses, snapshot
 from shoal.autoscaler.act.reconcile import Reconciler
+from shoal.autoscaler.act.report import Teller, report_of
 from shoal.autoscaler.act.rows import Attempt, ListingRow
-from shoal.autoscaler.decide.commit import quiet_left_s, shared_buys, why_stop
+from shoal.autoscaler.act.survey import Survey
+from shoal.autoscaler.act.thinking import think
+from shoal.autoscaler.decide.commit import quiet_left_s
 from shoal.foundation.backoff import backoff_s
 from shoal.foundation.chance import Chance
 from shoal.foundation.clock import Clock
@@ -35,18 +37,13 @@ from shoal.foundation.errors import JournalFull, StaleSession
 from shoal.foundation.eventlog import EventLog, Kind
 from shoal.model.instance import State
 from shoal.model.launch import Listing
-from shoal.model.offer import MICRO, Market, OfferKey
+from shoal.model.offer import Market, OfferKey
 from shoal.model.plan import Buy, Drain, Plan, Release, Step, Verdict
 from shoal.model.policy import Policy
 from shoal.model.snapshot import Snapshot, Work
 from shoal.providers.protocol import Provider
 from shoal.providers.wrappers import Guarded
 
-LISTING_STEADY_S = (30.0, 600.0)
-"""Shortest and longest time between listings of a provider on which nothing is unsettled."""
-LISTINGS_PER_MACHINE_MIN = 0.1
-MARKET_EVERY_S = (60.0, 300.0)
-"""How often offers and quotas are read: while demand is blocked, and else."""
 HEAD_RETRY_S = (0.2, 10.0)
 PRUNE_EVERY_S = 600.0
 RESEND_S = 2.0
@@ -56,10 +53,7 @@ STILL_TICKS = 6
 """Every how many safety ticks a plan is made where nothing waits, moves, idles or heals."""
 PUBLISH_EVERY_S = (0.25, 10.0)
 """Shortest time between two reports, and the longest while nothing changes."""
-FAILURES_SHOWN = 20
 THOUGHT_MOST_S = 1.0
-EARLY_S = 0.1
-"""After so long a thought, launches that every plan makes go ahead."""
 
 
 class Improve(Protocol):
@@ -97,6 +91,7 @@ class Autoscaler:
         self._publish_every_s = publish_every_s
         self._wake = asyncio.Event()
         self._stopping = ""
+        self.alarms: dict[str, str] = {}
         self._witnesses = Witnesses({name: one.traits for name, one in self._providers.items()})
         self._learned = Learned(clock, chance.split("health"), ledger, log, policy.health)
         self._reconciler = Reconciler(clock, ledger, self._witnesses, self._learned, log)
@@ -115,11 +110,9 @@ class Autoscaler:
         )
         self._collector = Collector(clock, ledger, head, log, witnesses=self._witnesses, hands=self._hands)
         self._seed = chance.randrange(2**31)
-        self._listing: dict[str, asyncio.Task[None]] = {}
-        self._heard_listings: list[tuple[str, Listing]] = []
-        self._listed_s: dict[str, float] = {}
-        self._listing_errors: dict[str, str] = {}
-        self._marketed_s: dict[str, float] = {}
+        self._survey = Survey(
+            clock, self._providers, ledger, log, witnesses=self._witnesses, alarms=self.alarms, wake=self._wake.set
+        )
         self._is_dirty = True
         self._is_usage_new = False
         self._news: tuple[int, int] | None = None
@@ -135,12 +128,10 @@ class Autoscaler:
         self._clock_gap_s = clock.wall_s() - clock.monotonic_s()
         self._ran_s = clock.monotonic_s()
         self._is_end_told = False
-        self._told_unmet: dict[str, str] = {}
-        self._failures: list[tuple[float, Failure]] = []
+        self._teller = Teller(log)
         self.rounds = 0
         self._rounds_failed = 0
         self.waiting_for = "the head"
-        self.alarms: dict[str, str] = {}
         self.session = 0
 
     # what others call
@@ -157,10 +148,9 @@ class Autoscaler:
         except StaleSession:
             self._stopping = "superseded"
         finally:
-            tasks = [watch, *self._listing.values()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            await self._survey.close()
             await self._hands.close()
         return self._stopping
 
@@ -186,36 +176,15 @@ class Autoscaler:
 
     def report(self) -> Report:
         """Return what `shoal status` shows."""
-        now_s = self._clock.monotonic_s()
-        rows = self._ledger.instances
-        return Report(
+        return report_of(
+            self._clock,
+            self._ledger,
+            self._plan,
             session=self.session,
-            ran_ago_s=now_s - self._ran_s,
-            ran_wall_s=self._clock.wall_s(),
             rounds=self.rounds,
-            instances=tuple(
-                InstanceReport(
-                    instance_id=name,
-                    node_type=rows[name].node_type,
-                    offer=str(rows[name].offer),
-                    state=rows[name].state.value,
-                    since_s=now_s - rows[name].since_s,
-                    price_usd_per_h=_usd(rows[name].price_micro),
-                    why=rows[name].why,
-                    error=rows[name].error,
-                    machine_id=rows[name].machine_id,
-                )
-                for name in sorted(rows)
-            ),
-            unmet=self._plan.unmet,
-            kept=self._plan.kept,
-            failures=self._recent_failures(now_s),
-            usd_per_hour=self._ledger.committed_micro / MICRO,
-            usd_spent=self._ledger.spent_micro() / MICRO,
-            is_price_complete=self._ledger.is_price_complete(),
-            gap=self._plan.gap,
+            ran_s=self._ran_s,
             waiting_for=self.waiting_for,
-            alarms=tuple(f"{what}: {why}" for what, why in sorted(self.alarms.items())),
+            alarms=self.alarms,
             leftovers=self._collector.leftovers,
         )
 
@@ -296,9 +265,7 @@ class Autoscaler:
                 due_s = min(due_s, max(self._quiet_s(now_s), self._planned_s + self._thought_s))
             elif self._is_usage_new:
                 due_s = min(due_s, self._planned_s + self._usage_every_s())
-        for name in self._providers:
-            if name not in self._listing:
-                due_s = min(due_s, self._listing_due_s(name))
+        due_s = min(due_s, self._survey.due_s(is_blocked=self._is_blocked()))
         if due_s > now_s and not self._wake.is_set():
             try:
                 async with asyncio.timeout(due_s - now_s):
@@ -316,7 +283,7 @@ class Autoscaler:
             self._take_in()
             if self._witnesses.is_listed and self._ledger.is_fresh and self.session:
                 self._collector.adopt_all(self._prices())
-            self._start_listings(now_s)
+            self._survey.start(now_s, is_blocked=self._is_blocked())
             await self._tend(now_s)
             await self._plan_and_act(now_s)
             await self._publish()
@@ -347,8 +314,12 @@ class Autoscaler:
         """Apply everything that was heard since the last round."""
         if self._hands.take_answers():
             self._dirty()
-        heard, self._heard_listings = self._heard_listings, []
-        for provider, listing in heard:
+        for heard in self._survey.take():
+            provider, listing = heard.provider, heard.listing
+            if heard.market is not None:
+                self._take_market(provider, heard.market, heard.market_s)
+            if listing is None:
+                continue
             facts = self._witnesses.facts_of_listing(provider, listing, self._ledger, self._hands.create_ended_s())
             if self._reconciler.apply(facts):
                 self._dirty()
@@ -489,7 +460,11 @@ class Autoscaler:
         self._is_dirty = self._is_usage_new = False
         self._grew_s = self._unmet_since_s = None
         seen = snapshot(self._witnesses, self._ledger, now_s)
-        plan = await self._think(seen)
+        plan, is_early = await think(
+            self._clock, self._improve(seen, self.policy, self._seed), self.policy.thinking, self._boot_typical_s()
+        )
+        if is_early:
+            self._dirty()  # the rest is planned again at once, with these launches counted as coming
         self._plan, self._planned_s = plan, self._clock.monotonic_s()
         self._thought_s = min(THOUGHT_MOST_S, self._planned_s - now_s)
         steps = self._all_steps(plan, now_s)
@@ -497,34 +472,12 @@ class Autoscaler:
             # A boot that is given up may open a breaker: what replaces it is planned once that is known.
             steps = [step for step in steps if not isinstance(step, Buy)]
             self._dirty()
-        self._tell_plan(plan, steps)
+        self._teller.tell(plan, steps)
         taken = await self._hands.carry_out(steps, self.policy)
         if taken < len(steps):
             # Something was in the way: look again soon, not at once, or a stuck step would spin.
             self._planned_s = now_s - self.policy.thinking.tick_s + 1.0
         self.waiting_for = self._why_nothing(plan, taken)
-
-    async def _think(self, seen: Snapshot) -> Plan:
-        """Pull plans until the commit rule says stop; what all of them buy may go ahead before that."""
-        thinking = self.policy.thinking
-        plans: list[Plan] = []
-        began_s = self._clock.monotonic_s()
-        boot_s = self._boot_typical_s()
-        for better in self._improve(seen, self.policy, self._seed):
-            plans.append(better)
-            if thinking.effort_fixed is not None:
-                if len(plans) > thinking.effort_fixed:
-                    break
-                continue
-            thought_s = self._clock.monotonic_s() - began_s
-            if why_stop(better, thinking, thought_s, boot_s):
-                break
-            if thought_s >= EARLY_S and (early := _in_common(plans)):
-                # The rest is planned again at once, with these counted as coming.
-                self._dirty()
-                return early
-            await asyncio.sleep(0)
-        return plans[-1] if plans else Plan()
 
     def _boot_typical_s(self) -> float:
         times = [one.traits.boot_typical_s for one in self._providers.values()]
@@ -578,7 +531,7 @@ class Autoscaler:
             return f"the head: {self._hands.head_error or 'its stream has ended'}"
         missing = sorted(set(self._providers) - set(self._witnesses.listings))
         if missing:
-            errors = "; ".join(self._listing_errors.get(name, "not answered yet") for name in missing)
+            errors = "; ".join(self._survey.errors.get(name, "not answered yet") for name in missing)
             return f"the first complete listing of {', '.join(missing)}: {errors}"
         unpriced = sorted(set(self._providers) - set(self._witnesses.markets))
         if unpriced:
@@ -602,84 +555,17 @@ class Autoscaler:
 
     # providers
 
-    def _listing_due_s(self, provider: str) -> float:
-        """Return when the provider is to be listed next: often while something is unsettled there."""
-        began_s = self._listed_s.get(provider)
-        if began_s is None:
-            return -math.inf
-        if provider in self._listing_errors:
-            return began_s + 10.0
-        due_s = began_s + self._listing_every_s(provider)
-        return min(due_s, self._market_due_s(provider)) if self._is_blocked() else due_s
-
-    def _market_due_s(self, provider: str) -> float:
-        """Return when the provider's offers are to be read next: sooner while something waits for one of them."""
-        every_s = MARKET_EVERY_S[0] if self._is_blocked() else MARKET_EVERY_S[1]
-        return self._marketed_s.get(provider, -math.inf) + every_s
-
     def _is_blocked(self) -> bool:
         return any(one.verdict is Verdict.BLOCKED for one in self._plan.unmet)
-
-    def _listing_every_s(self, provider: str) -> float:
-        lag_s = self._providers[provider].traits.listing_lag_s
-        if provider not in self._witnesses.listings:
-            return max(1.0, min(10.0, lag_s / 2))
-        doubtful = any(one.provider == provider for one in self._witnesses.remainders.values()) or any(
-            one.provider == provider for one in self._witnesses.extras.values()
-        )
-        moving = self._ledger.moving.values()
-        if doubtful or any(row.state in UNSETTLED and row.offer.provider == provider for row in moving):
-            return min(15.0, max(0.5, lag_s / 2))
-        low_s, high_s = LISTING_STEADY_S
-        return min(high_s, max(low_s, 60.0 / (LISTINGS_PER_MACHINE_MIN * max(1, self._ledger.by_provider[provider]))))
-
-    def _start_listings(self, now_s: float) -> None:
-        for name in self._providers:
-            if name not in self._listing and now_s >= self._listing_due_s(name):
-                task = asyncio.ensure_future(self._list(name))
-                self._listing[name] = task
-                task.add_done_callback(functools.partial(self._listed, name))
-
-    async def _list(self, name: str) -> None:
-        """Ask a provider for its machines, and for its offers where they are old."""
-        provider = self._providers[name]
-        began_s = self._listed_s[name] = self._clock.monotonic_s()
-        if began_s >= self._market_due_s(name):
-            market = await provider.offers()
-            self._tell_prices(name, market)
-            self._witnesses.hear_market(name, market, began_s)
-            self._marketed_s[name] = began_s
-        began_s = self._clock.monotonic_s()
-        listing = await provider.machines()
-        # Our own clock around the call: a provider's idea of now is not compared with ours.
-        listing = msgspec.structs.replace(listing, began_s=began_s, ended_s=self._clock.monotonic_s())
-        self._heard_listings.append((name, listing))
-
-    def _listed(self, name: str, task: asyncio.Task[None]) -> None:
-        self._listing.pop(name, None)
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is not None:
-            text = f"{type(error).__name__}: {error}"
-            if self._listing_errors.get(name) != text:
-                self._log.record(Kind.ALARM, what=f"listing {name}", why=text)
-            self._listing_errors[name] = text
-            self.alarms[f"listing {name}"] = text
-        else:
-            self._listing_errors.pop(name, None)
-            self.alarms.pop(f"listing {name}", None)
-        self._wake.set()
 
     def _prices(self) -> dict[OfferKey, int | None]:
         return {offer.key: offer.price_micro for market in self._witnesses.markets.values() for offer in market.offers}
 
-    def _tell_prices(self, provider: str, market: Market) -> None:
-        """Write down prices that changed; what runs is charged at today's list price."""
+    def _take_market(self, provider: str, market: Market, began_s: float) -> None:
+        """Take in offers and quotas. What runs is charged at today's list price, so changed prices are written down."""
         old = self._witnesses.markets.get(provider)
-        if old is None:
-            return
-        before = {offer.key: offer.price_micro for offer in old.offers}
+        self._witnesses.hear_market(provider, market, began_s)
+        before = {offer.key: offer.price_micro for offer in old.offers} if old else {}
         changed = {
             offer.key: offer.price_micro
             for offer in market.offers
@@ -742,85 +628,6 @@ class Autoscaler:
         except (ConnectionError, TimeoutError, OSError) as error:
             self._hands.head_error = str(error) or type(error).__name__
 
-    def _tell_plan(self, plan: Plan, steps: list[Step]) -> None:
-        """Record a plan that does something, and each unmet demand once per reason."""
-        if steps:
-            self._log.record(
-                Kind.PLAN_MADE,
-                steps=len(steps),
-                unmet=len(plan.unmet),
-                effort=plan.effort,
-                bound=plan.bound_micro,
-                gap=plan.gap,
-                version=plan.version,
-            )
-            for step in steps:
-                self._log.record(Kind.PLAN_STEP, step=_shown(step), why=step.why)
-        told = {one.demand: f"{one.verdict}: {one.why}" for one in plan.unmet}
-        for one in plan.unmet:
-            if self._told_unmet.get(one.demand, "").split(":")[0] != one.verdict:
-                self._log.record(
-                    Kind.DEMAND_UNMET,
-                    demand=one.demand,
-                    verdict=one.verdict.value,
-                    why=one.why,
-                    reasons=[f"{reason.offer}: {reason.word} {reason.detail}" for reason in one.reasons[:20]],
-                )
-        self._told_unmet = told
-
-    def _recent_failures(self, now_s: float) -> tuple[Failure, ...]:
-        failures = [
-            Failure(
-                at_s=now_s - row.failed_s,
-                what=row.scope,
-                code=row.code,
-                error=row.error,
-                retry_in_s=max(0.0, row.until_s - now_s),
-            )
-            for row in self._ledger.health.values()
-            if row.failures
-        ]
-        failures += [
-            Failure(
-                at_s=0.0,
-                what=f"launches of {row.node_type}",
-                code=row.cause,
-                error=row.error,
-                retry_in_s=max(0.0, row.until_s - now_s) if row.until_s is not None else None,
-            )
-            for row in self._ledger.breakers.values()
-        ]
-        return tuple(sorted(failures, key=lambda one: (one.at_s, one.what))[:FAILURES_SHOWN])
-
-
-def _in_common(plans: list[Plan]) -> Plan | None:
-    """Return the newest plan with only those launches that every plan so far makes; None if they share none.
-
-    A gang launches whole or not at all. Everything but launches waits for the final plan.
-    """
-    left = {(one.node_type, one.offer, one.gang): one.count for one in shared_buys(plans)}
-    steps: list[Step] = []
-    newest = plans[-1]
-    for step in newest.steps:
-        if not isinstance(step, Buy):
-            continue
-        key = (step.node_type, step.offer, step.gang)
-        count = min(len(step.instance_ids), left.get(key, 0))
-        if not count or (count < len(step.instance_ids) and step.gang):
-            continue
-        left[key] -= count
-        steps.append(
-            msgspec.structs.replace(
-                step,
-                instance_ids=step.instance_ids[:count],
-                planned=step.planned[:count],
-                count_min=min(step.count_min, count),
-            )
-        )
-    if len(plans) < 2 or not steps:
-        return None
-    return msgspec.structs.replace(newest, steps=tuple(steps))
-
 
 def _waiting(work: Work) -> float:
     """Return how many units wait in all, to see whether demand grows."""
@@ -834,13 +641,3 @@ def _waiting(work: Work) -> float:
 def _is_noticed(work: Work) -> bool:
     """Say whether a node that still takes work is about to be taken away."""
     return any(node.notice and not node.is_cordoned for node in work.nodes)
-
-
-def _usd(price_micro: int | None) -> float | None:
-    return None if price_micro is None else price_micro / MICRO
-
-
-def _shown(step: Step) -> str:
-    if isinstance(step, Buy):
-        return f"launch {len(step.instance_ids)} x {step.node_type} on {step.offer}"
-    return f"{type(step).__name__.lower()} {step.instance_id}"

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shoal.autoscaler.act.loop import _in_common
+from shoal.autoscaler.act.thinking import in_common
 from shoal.autoscaler.decide.planner import improve
 from shoal.foundation.errors import Outcome, ThrottledError, UnknownOutcome
 from shoal.foundation.eventlog import Kind
@@ -384,16 +384,16 @@ def test_what_every_plan_buys_is_in_common_and_gangs_go_whole() -> None:
     one, two = builders.offer_key(), builders.offer_key("s4")
     first = Plan(steps=(buy(1, 5, one), buy(6, 2, two)))
     second = Plan(steps=(buy(1, 3, one), buy(4, 4, two, gang="g", count_min=4)))
-    early = _in_common([first, second])
+    early = in_common([first, second])
     assert early is not None
     assert [(step.offer, len(step.instance_ids)) for step in early.steps if isinstance(step, Buy)] == [(one, 3)]
-    assert _in_common([first]) is None
-    assert _in_common([first, Plan(steps=(buy(1, 1, builders.offer_key("s16")),))]) is None
+    assert in_common([first]) is None
+    assert in_common([first, Plan(steps=(buy(1, 1, builders.offer_key("s16")),))]) is None
 
     gang = Plan(steps=(buy(1, 4, two, gang="g", count_min=4),))
     smaller = Plan(steps=(buy(1, 3, two, gang="g", count_min=3),))
-    assert _in_common([smaller, gang]) is None
-    assert _in_common([gang, gang]) == gang
+    assert in_common([smaller, gang]) is None
+    assert in_common([gang, gang]) == gang
 
 
 @virtual
