@@ -63,8 +63,9 @@ class Draft:
         self.is_mass_loss = is_mass_loss(snapshot)
         self.room = Room(snapshot, policy, self.is_mass_loss)
         self.calm = _why_nothing_drains(snapshot, self.is_mass_loss)
-        self.forced = forced_drains(snapshot, policy, snapshot.committed_micro, self.calm)
         self.expired = expired(snapshot, policy)
+        self.serving = serving(snapshot, self.expired)
+        self.forced = forced_drains(snapshot, policy, self.serving, snapshot.committed_micro, self.calm)
         self.stands = stands(snapshot, policy, {(ware.node_type.name, ware.offer.key): ware for ware in self.wares})
         self.lacks: list[Lack] = []
         self.moves: dict[str, Drain] = {}
@@ -72,7 +73,13 @@ class Draft:
         self._reject_wishes_without_room(unwanted)
         self._leave_out_what_goes()
 
+        ordered = sorted(snapshot.work.classes, key=_hardness)
+        left = {demand.key: self._wide(demand) for demand in ordered}
+        self._keep_where_planned(ordered, left)
         holders = {stand.held_for for stand in self.stands}
+        for stand in self.stands:
+            if stand.instance is not None and stand.rank in (Rank.COMING, Rank.QUEUED):
+                holders.update(stand.instance.planned)
         for gang in sorted(
             snapshot.work.gangs,
             key=lambda one: (one.gang_id not in holders, -len(one.bundles), -one.waiting_s, one.gang_id),
@@ -88,9 +95,6 @@ class Draft:
         self._open: tuple[list[Stand], list[Stand]] = ([], [])
         self.wants: list[Want] = []
         self._jobs: dict[str, tuple[str, ...]] = {}
-        ordered = sorted(snapshot.work.classes, key=_hardness)
-        left = {demand.key: self._wide(demand) for demand in ordered}
-        self._keep_where_planned(ordered, left)
         for demand in ordered:
             if left[demand.key]:
                 self._place_class(demand, left[demand.key])
@@ -561,7 +565,7 @@ class Draft:
 
     def _leave_out_what_goes(self) -> None:
         """Count neither on nodes that are forced out, nor on taking back more than the limits allow."""
-        there = serving(self.snapshot)
+        there = self.serving
         total_left = self.policy.max_workers - sum(there.values()) + len(self.forced)
         type_left = {kind.name: kind.max_workers - there[kind.name] for kind in self.policy.node_types}
         for one in self.snapshot.instances:

@@ -7,6 +7,7 @@ finish until a drain's deadline, and only for a limit that the user lowered or u
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Container
 
 from shoal.model.instance import Instance, State
 from shoal.model.node import Node
@@ -18,14 +19,15 @@ from shoal.model.snapshot import Snapshot
 SERVING = frozenset({State.REQUESTED, State.BOOTING, State.READY})
 
 
-def forced_drains(snapshot: Snapshot, policy: Policy, committed_micro: int, calm: str) -> dict[str, Drain]:
+def forced_drains(
+    snapshot: Snapshot, policy: Policy, there: Counter[str], committed_micro: int, calm: str
+) -> dict[str, Drain]:
     """Return the drains by instance id; dearest nodes first where only some must go.
 
-    `calm` is why nothing but interruptions may drain now, `` if it may. `committed_micro` is the price per hour of
-    all that is or may be billed.
+    `there` counts what serves, by node type. `calm` is why nothing but interruptions may drain now, `` if it may.
+    `committed_micro` is the price per hour of all that is or may be billed.
     """
     found: dict[str, Drain] = {}
-    there = serving(snapshot)
     over_type = {name: there[name] - most for name, most in _most(policy, there).items()}
     over_total = sum(there.values()) - policy.max_workers
     cap = policy.budget.usd_per_hour_max
@@ -34,36 +36,46 @@ def forced_drains(snapshot: Snapshot, policy: Policy, committed_micro: int, calm
     is_dear = cap_micro is not None and committed_micro > cap_micro
     if not is_over and not is_dear and not any(node.notice for node in snapshot.work.nodes):
         return found
-    for one, node in _dearest_first(snapshot):
-        if node.is_head:
-            continue
-        kind = policy.node_type(one.node_type)
-        deadline_s = (kind.deadlines if kind else Deadlines()).draining_s
-        if node.notice:
-            # Where the cloud names no time, work may go on until it takes the machine.
-            left_s = deadline_s if node.notice_deadline_s is None else node.notice_deadline_s
-            found[one.instance_id] = Drain(instance_id=one.instance_id, why=f"notice: {node.notice}", deadline_s=left_s)
-            continue
-        if calm or node.is_missing:
-            continue
-        if over_type[one.node_type] > 0 or over_total > 0:
-            why = f"node type `{one.node_type}` is gone from the configuration" if kind is None else "above max_workers"
-            may_interrupt = True
-        elif cap_micro is not None and committed_micro > cap_micro:
-            why = "the committed price is above usd_per_hour_max"
-            may_interrupt = policy.budget.is_hard
-        else:
-            continue
-        if node.idle_s is not None:
-            found[one.instance_id] = Drain(instance_id=one.instance_id, why=why, idle_serial=node.idle_serial)
-        elif may_interrupt:
-            found[one.instance_id] = Drain(instance_id=one.instance_id, why=why, deadline_s=deadline_s)
-        else:
-            continue
-        over_type[one.node_type] -= 1
-        over_total -= 1
-        committed_micro -= one.price_micro or 0
+    joined = [(one, node) for one, node in _dearest_first(snapshot) if not node.is_head]
+    # The narrowest reason first: a node that must go for its type makes room under the limit of all.
+    for turn in ("notice", "type", "total", "cap"):
+        for one, node in joined:
+            name = one.node_type
+            if one.instance_id in found or (turn != "notice" and (calm or node.is_missing)):
+                continue
+            why, may_interrupt = "", True
+            if turn == "notice" and node.notice:
+                why = f"notice: {node.notice}"
+            elif turn == "type" and over_type[name] > 0:
+                is_known = policy.node_type(name) is not None
+                why = "above max_workers" if is_known else f"node type `{name}` is gone from the configuration"
+            elif turn == "total" and over_total > 0:
+                why = "above max_workers"
+            elif turn == "cap" and cap_micro is not None and committed_micro > cap_micro:
+                why, may_interrupt = "the committed price is above usd_per_hour_max", policy.budget.is_hard
+            if not why or (node.idle_s is None and not may_interrupt):
+                continue
+            found[one.instance_id] = _drain(policy, one, node, why)
+            over_type[name] -= 1
+            over_total -= 1
+            committed_micro -= one.price_micro or 0
     return found
+
+
+def _drain(policy: Policy, one: Instance, node: Node, why: str) -> Drain:
+    """Return the drain of an idle node at its idle serial, else one with a deadline."""
+    if node.notice:
+        # Where the cloud names no time, work may go on until it takes the machine.
+        left_s = _draining_s(policy, one) if node.notice_deadline_s is None else node.notice_deadline_s
+        return Drain(instance_id=one.instance_id, why=why, deadline_s=left_s)
+    if node.idle_s is not None:
+        return Drain(instance_id=one.instance_id, why=why, idle_serial=node.idle_serial)
+    return Drain(instance_id=one.instance_id, why=why, deadline_s=_draining_s(policy, one))
+
+
+def _draining_s(policy: Policy, one: Instance) -> float:
+    kind = policy.node_type(one.node_type)
+    return (kind.deadlines if kind is not None else Deadlines()).draining_s
 
 
 def expired(snapshot: Snapshot, policy: Policy) -> dict[str, str]:
@@ -84,9 +96,11 @@ def expired(snapshot: Snapshot, policy: Policy) -> dict[str, str]:
     return found
 
 
-def serving(snapshot: Snapshot) -> Counter[str]:
-    """Return per node type how many instances serve or will."""
-    return Counter(one.node_type for one in snapshot.instances if one.state in SERVING)
+def serving(snapshot: Snapshot, given_up: Container[str] = ()) -> Counter[str]:
+    """Return per node type how many instances serve or will, those that are given up left out."""
+    return Counter(
+        one.node_type for one in snapshot.instances if one.state in SERVING and one.instance_id not in given_up
+    )
 
 
 def _most(policy: Policy, there: Counter[str]) -> dict[str, int]:

@@ -7,13 +7,12 @@ on, so that the agent can refuse it when work came in between.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import msgspec
 
 from shoal.autoscaler.decide.draft import Draft
-from shoal.autoscaler.decide.forced import serving
 from shoal.autoscaler.decide.room import is_mass_loss
 from shoal.autoscaler.decide.stands import Stand
 from shoal.model.instance import Instance, State
@@ -126,7 +125,7 @@ def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Ke
     forced = draft.forced
     drains: list[Step] = [*forced.values(), *draft.moves.values()]
     kept: list[Kept] = []
-    there = serving(snapshot)
+    there = Counter(draft.serving)
     nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
     idle: list[tuple[Instance, Node]] = []
     for one in snapshot.instances:

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from planner_builders import NOW_S, UID, demand, gang, instance, kind, node, offer, policy, shape, snapshot
 
@@ -207,6 +207,8 @@ def test_a_second_plan_after_success_changes_nothing(cluster: tuple[Snapshot, Po
     what, how = cluster
     what, how = msgspec.structs.replace(what, health=(), holds=()), msgspec.structs.replace(how, upscaling_speed=None)
     plan = plans(what, how, 4)[-1]
+    # A gang that found no room may well find it on what was bought for others: that is no change of mind.
+    assume(not any(one.kind in ("gang", "standing") for one in plan.unmet))
     after = carried_out(plan, what)
 
     again = plans(after, how, 4)[-1]
