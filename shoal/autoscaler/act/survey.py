@@ -24,6 +24,8 @@ from shoal.providers.protocol import Provider
 LISTING_STEADY_S = (30.0, 600.0)
 """Shortest and longest time between listings of a provider on which nothing is unsettled."""
 LISTINGS_PER_MACHINE_MIN = 0.1
+MACHINES_LISTED_PER_S = 200
+"""Clouds list by pages and allow few a second: beyond 3,000 machines an unsettled listing comes less often."""
 MARKET_EVERY_S = (60.0, 300.0)
 """How often offers and quotas are read: while demand is blocked, and else."""
 RETRY_S = 10.0
@@ -109,7 +111,8 @@ class Survey:
         )
         moving = self._ledger.moving.values()
         if doubtful or any(row.state in UNSETTLED and row.offer.provider == name for row in moving):
-            return min(15.0, max(0.5, lag_s / 2))
+            pages_s = len(self._witnesses.listings[name].machines) / MACHINES_LISTED_PER_S
+            return max(pages_s, min(15.0, max(0.5, lag_s / 2)))
         low_s, high_s = LISTING_STEADY_S
         return min(high_s, max(low_s, 60.0 / (LISTINGS_PER_MACHINE_MIN * max(1, self._ledger.by_provider[name]))))
 
