@@ -158,6 +158,9 @@ class ActorMethod:
         from shoal.runtime.client.api import session as current
 
         session = current()
+        state, meta, facts = self._about
+        if session.actors.calls.states.get(state.actor_id) is not state:
+            self._about = (session.actors.state_again(state, facts), meta, facts)
         self._recipe = session.actors.recipe(*self._about, self._name, changes)
         self._session = session
         return session
@@ -292,6 +295,18 @@ class Actors:
             state.handles += 1
             if life is not None and state.life is None:
                 state.life = life
+            return state
+
+    def state_again(self, old: ActorState, facts: dict[str, Any]) -> ActorState:
+        """Return the state for a handle of an earlier session: the head says whether it still knows the actor."""
+        with self._core.lock:
+            state = self.calls.states.get(old.actor_id)
+            if state is None:
+                state = ActorState(
+                    old.actor_id, old.class_name, is_ordered=old.is_ordered, max_pending=facts.get("max_pending", -1)
+                )
+                state.name = old.name
+                self.calls.states[old.actor_id] = state
             return state
 
     def recipe(
