@@ -86,8 +86,8 @@ def faults_of(chance: Chance) -> Faults:
         "never_join": (0.12, 0.25),
         "smaller": (0.0, 0.2),
         "debris": (0.4, 0.7),
-        "halts_per_h": (1.0, 4.0),
-        "vanishes_per_h": (1.0, 4.0),
+        "halts_per_h": (2.0, 6.0),
+        "vanishes_per_h": (2.0, 6.0),
         "interruptions_per_h": (0.5, 5.0),
         "slow_boot": (0.0, 0.1),
     }

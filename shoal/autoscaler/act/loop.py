@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import msgspec
 
-from shoal.autoscaler.act.carry_out import REPLAYS_MAX, Hands
+from shoal.autoscaler.act.carry_out import Hands
 from shoal.autoscaler.act.collect import Collector
 from shoal.autoscaler.act.contracts import Boot, Head, Report
 from shoal.autoscaler.act.deadlines import returned, without_expiry
@@ -26,8 +26,9 @@ from shoal.autoscaler.act.ledger import GRACE_S, Crash, Ledger, never
 from shoal.autoscaler.act.observe import Witnesses, snapshot
 from shoal.autoscaler.act.reconcile import Reconciler
 from shoal.autoscaler.act.report import Teller, report_of
-from shoal.autoscaler.act.rows import Attempt, ListingRow
+from shoal.autoscaler.act.rows import ListingRow
 from shoal.autoscaler.act.survey import Survey
+from shoal.autoscaler.act.tend import Tender
 from shoal.autoscaler.act.thinking import think
 from shoal.autoscaler.decide.commit import quiet_left_s
 from shoal.foundation.backoff import backoff_s
@@ -46,8 +47,6 @@ from shoal.providers.wrappers import Guarded
 
 HEAD_RETRY_S = (0.2, 10.0)
 PRUNE_EVERY_S = 600.0
-RESEND_S = 2.0
-"""How long a drain may be missing from the head's word before it is sent again."""
 USAGE_EVERY_S = 1.0
 STILL_TICKS = 6
 """Every how many safety ticks a plan is made where nothing waits, moves, idles or heals."""
@@ -109,6 +108,16 @@ class Autoscaler:
             wake=self._wake.set,
         )
         self._collector = Collector(clock, ledger, head, log, witnesses=self._witnesses, hands=self._hands)
+        self._tender = Tender(
+            ledger,
+            head,
+            self._providers,
+            witnesses=self._witnesses,
+            hands=self._hands,
+            reconciler=self._reconciler,
+            collector=self._collector,
+            learned=self._learned,
+        )
         self._seed = chance.randrange(2**31)
         self._survey = Survey(
             clock, self._providers, ledger, log, witnesses=self._witnesses, alarms=self.alarms, wake=self._wake.set
@@ -284,7 +293,7 @@ class Autoscaler:
             if self._witnesses.is_listed and self._ledger.is_fresh and self.session:
                 self._collector.adopt_all(self._prices())
             self._survey.start(now_s, is_blocked=self._is_blocked())
-            await self._tend(now_s)
+            await self._tender.tend(now_s, self.policy, self._prices())
             await self._plan_and_act(now_s)
             await self._publish()
             self._check_end()
@@ -359,89 +368,6 @@ class Autoscaler:
                 and name not in shown
             ]
         )
-
-    async def _tend(self, now_s: float) -> None:
-        """Do again what a crash, a lost message or time has left undone."""
-        ended, self._reconciler.ended = self._reconciler.ended, []
-        for row in ended:
-            if row.instance_id in self._witnesses.nodes:
-                await self._hands.guarded(row.instance_id, self._forget(row.instance_id))
-        self._hands.call_releases()
-        self._hands.replay(self._to_replay(now_s))
-        if self._witnesses.is_head_heard:
-            if self._witnesses.is_listed:
-                await self._collector.collect(self.policy.gc_age_s, self._prices())
-            await asyncio.gather(*self._drains_to_mend(now_s))
-        self._lift_holds(now_s)
-        with self._ledger.changing() as change:
-            self._learned.settled(change)
-
-    async def _forget(self, instance_id: str) -> bool:
-        await self._head.forget(instance_id)
-        return True
-
-    def _drains_to_mend(self, now_s: float) -> Iterator[Awaitable[bool]]:
-        """Yield the calls that make the head's view of each drain what the ledger says."""
-        for name, row in list(self._ledger.moving.items()):
-            node = self._witnesses.nodes.get(name)
-            if node is None or node.is_missing:
-                continue
-            if row.state is State.DRAINING and row.drain_order and node.drain_order != row.drain_order:
-                if now_s - row.since_s > RESEND_S:
-                    yield self._hands.guarded(name, self._resend(name))
-            elif row.state in (State.DRAINING, State.DRAINED):
-                yield self._hands.guarded(name, self._keep(name))
-            elif row.state is State.RELEASING:
-                yield self._hands.guarded(name, self._hands.shut_out(name))
-        for node in self._witnesses.cordoned:
-            name = node.instance_id
-            held = self._ledger.instances.get(name)
-            if held is not None and held.state is State.READY and node.drain_order.startswith("d-"):
-                # An order of ours that the ledger has closed: a busy answer, or an undrain that was cut off.
-                yield self._hands.guarded(name, self._lift(name, node.drain_order))
-
-    async def _resend(self, name: str) -> bool:
-        await self._hands.send_drain(self._ledger.instances[name])
-        return True
-
-    async def _keep(self, name: str) -> bool:
-        await self._hands.keep_cordon(self._ledger.instances[name])
-        return True
-
-    async def _lift(self, name: str, order: str) -> bool:
-        await self._hands.lift(name, order)
-        return True
-
-    def _to_replay(self, now_s: float) -> list[Attempt]:
-        """Return the launches whose call had no clear end and that are still wanted: list first, then replay."""
-        due: list[Attempt] = []
-        for attempt in self._ledger.attempts.values():
-            if not attempt.is_open or attempt.calls >= REPLAYS_MAX:
-                continue
-            provider = self._providers.get(attempt.offer.provider)
-            if provider is None or attempt.offer.provider not in self._witnesses.listings:
-                continue
-            ended_s = self._hands.create_ended_s().get(attempt.token, 0.0)
-            if now_s - attempt.created_s >= provider.traits.token_ttl_s or math.isinf(ended_s):
-                continue
-            listed_s = self._witnesses.listings[attempt.offer.provider].began_s
-            rows = [self._ledger.instances.get(name) for name in attempt.instance_ids]
-            if listed_s <= ended_s or not all(row and row.state is State.REQUESTED for row in rows):
-                continue
-            if now_s - ended_s >= backoff_s(attempt.calls, first_s=2.0, most_s=30.0):
-                due.append(attempt)
-        return due
-
-    def _lift_holds(self, now_s: float) -> None:
-        """End holds whose gang does not wait any more, or whose time is over."""
-        work = self._witnesses.work
-        if not self._ledger.holds or work is None or self._witnesses.is_settling():
-            return
-        waiting = {gang.gang_id for gang in work.gangs}
-        with self._ledger.changing() as change:
-            for hold in self._ledger.holds.values():
-                if hold.gang not in waiting or hold.until_s <= now_s:
-                    change.drop(hold)
 
     # thinking
 
