@@ -20,6 +20,7 @@ from shoal.guard.spawn import spawn_guard
 from shoal.transport import address as addresses
 from shoal.transport import discovery
 from shoal.transport.discovery import ClusterFile, write_private
+from shoal.transport.tls import TlsFiles
 from shoal.wire.hello import Role
 
 JOIN_LIMIT_S = 15.0
@@ -34,6 +35,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     object_store_memory: str | None = None
     resources: Mapping[str, float] = {}
     labels: Mapping[str, str] = {}
+    tls: TlsFiles | None = None
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +71,7 @@ def start_head(
             object_store_bytes=store_bytes,
             node_dead_s=patience.node_dead_s,
             fence_s=patience.fence_s,
+            tls=node.tls,
         ),
         say=say,
     )
@@ -113,6 +116,7 @@ def start_node(address: str | None, secret_file: Path | None, node: Node, say: C
                 is_head=False,
                 listen=_listen_for(frames),
                 object_store_bytes=store_bytes,
+                tls=node.tls,
             )
         ),
     )
@@ -132,6 +136,7 @@ def start_node(address: str | None, secret_file: Path | None, node: Node, say: C
         secret_file=str(kept_secret),
         log_dir=str(folder / "logs"),
         head_addresses=[frames],
+        tls=node.tls,
         busy_file=str(folder / "n" / "busy"),
         joined_file=str(folder / "n" / "joined"),
         remove=[str(folder)],

@@ -31,6 +31,7 @@ from shoal.runtime.store.places import shared_memory_root, sweep_stale
 from shoal.transport import address as addresses
 from shoal.transport import discovery
 from shoal.transport.discovery import ClusterFile, write_private
+from shoal.transport.tls import TlsFiles
 from shoal.wire.hello import Role, fresh_secret, secret_for
 
 READY_LIMIT_S = 30.0
@@ -70,6 +71,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     request_ttl_s: float = 3600.0
     node_dead_s: float = 40.0
     fence_s: float = 25.0
+    tls: TlsFiles | None = None
 
 
 def start(wanted: Wanted, *, say: Callable[[str], None] = lambda text: None) -> ClusterFile:
@@ -170,6 +172,7 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
         request_ttl_s=wanted.request_ttl_s,
         node_dead_s=wanted.node_dead_s,
         fence_s=wanted.fence_s,
+        tls=wanted.tls,
     )
     node = NodeSpec(
         instance_id=HEAD_INSTANCE,
@@ -188,6 +191,7 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
         is_head=True,
         listen=_beside(frames[0]),
         object_store_bytes=wanted.object_store_bytes,
+        tls=wanted.tls,
     )
     write_private(folder / "head.json", msgspec.json.encode(head))
     write_private(folder / "node.json", msgspec.json.encode(node))

@@ -24,7 +24,7 @@ async def run_head(path: Path) -> None:
     head = HeadServer(
         clock,
         discovery.load_credential(Path(spec.secret_file)),
-        None,
+        spec.tls.serving() if spec.tls else None,
         SqliteJournal(Path(spec.journal)),
         FileLog(Path(spec.events), clock),
         HeadSettings(

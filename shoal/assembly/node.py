@@ -47,6 +47,9 @@ async def run_node(path: Path) -> None:
             epoch=spec.epoch,
             is_head=spec.is_head,
             fence_s=spec.fence_s,
+            tls=spec.tls,
+            ssl_context=spec.tls.dialling() if spec.tls else None,
+            server_ssl_context=spec.tls.serving() if spec.tls else None,
         ),
     )
     loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from shoal.foundation.errors import BadInput
+from shoal.transport.tls import TlsFiles
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class HeadSpec(msgspec.Struct, frozen=True, kw_only=True):
     node_dead_s: float = 40.0
     fence_s: float = 25.0
     request_ttl_s: float = 3600.0
+    tls: TlsFiles | None = None
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +51,7 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True):
     listen: list[str] = []
     object_store_bytes: int = 0
     fence_s: float = 25.0
+    tls: TlsFiles | None = None
 
 
 class AutoscalerSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,9 @@ from shoal.cli.output import say
 @click.option(
     "--secret-file", type=click.Path(path_type=Path), help="The cluster's node secret (to join from another host)."
 )
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="This host's certificate: encrypt between hosts.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Its key.")
+@click.option("--tls-ca", type=click.Path(path_type=Path), help="The authority that signed every host's certificate.")
 @click.option("--node-dead-after", type=click.FloatRange(0.1), default=40.0, hidden=True, help="Seconds of silence.")
 @click.option("--fence-after", type=click.FloatRange(0.05), default=25.0, hidden=True, help="Seconds; less than that.")
 @click.option("--block", is_flag=True, help="Stay in the foreground until the node ends.")
@@ -41,6 +44,9 @@ def start(
     resources: str,
     labels: str,
     secret_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_ca: Path | None,
     node_dead_after: float,
     fence_after: float,
     block: bool,
@@ -51,6 +57,7 @@ def start(
     """
     from shoal.assembly import byhand
     from shoal.foundation.errors import BadInput
+    from shoal.transport import tls
 
     if head and address:
         raise BadInput("start: expected --head or --address, got both")
@@ -66,6 +73,7 @@ def start(
         object_store_memory=object_store_memory,
         resources=custom,
         labels=byhand.parsed_labels(labels),
+        tls=tls.given(tls_cert, tls_key, tls_ca),
     )
     if head:
         patience = byhand.Patience(node_dead_s=node_dead_after, fence_s=fence_after)

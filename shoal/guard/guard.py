@@ -109,10 +109,11 @@ class Guard:
             return
         credential = discovery.load_credential(Path(self._spec.secret_file))
         step_s = min(5.0, max(0.2, self._spec.lease_s / 10))
+        tls = self._spec.tls.dialling() if self._spec.tls else None
         while True:
             for text in self._spec.head_addresses:
                 try:
-                    connection = await dial(address.parse(text), None, credential, limit_s=5.0)
+                    connection = await dial(address.parse(text), tls, credential, limit_s=5.0)
                 except AuthenticationError:
                     if self._contact.rejected_s is None:
                         self._contact.rejected_s = self._clock.monotonic_s()

@@ -8,6 +8,7 @@ import msgspec
 
 from shoal.foundation.errors import BadInput
 from shoal.transport.discovery import ClusterFile
+from shoal.transport.tls import TlsFiles
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +52,7 @@ class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
     joined_file: str = ""
     remove: list[str] = []
     cluster_file: ClusterFile | None = None
+    tls: TlsFiles | None = None
 
 
 def load(directory: Path) -> MachineSpec:

@@ -32,7 +32,7 @@ class Host:
     def __init__(self, network: Network, number: int) -> None:
         self.network, self.number = network, number
         self.name = f"{network.name}h{number}"
-        self.address = NETWORK.format(network.third, number)
+        self.address = network.address(number)
         self.exchange = network.exchange
         self._started: list[subprocess.Popen[str]] = []
         self.is_off = False
@@ -145,6 +145,10 @@ class Network:
         _ip("link", "add", self.bridge, "type", "bridge")
         _ip("link", "set", self.bridge, "up")
 
+    def address(self, number: int) -> str:
+        """Return the address that the host of this number has or will have."""
+        return NETWORK.format(self.third, number)
+
     def host(self) -> Host:
         self.hosts.append(Host(self, len(self.hosts) + 1))
         return self.hosts[-1]
@@ -159,22 +163,36 @@ class Network:
 class Cluster:
     """A head on one host, nodes on the others; `driver` programs run on the head's host."""
 
-    def __init__(self, network: Network, *, head_cpus: int = 1, dead_s: float = 40.0, fence_s: float = 25.0) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        head_cpus: int = 1,
+        dead_s: float = 40.0,
+        fence_s: float = 25.0,
+        is_encrypted: bool = False,
+    ) -> None:
+        self._is_encrypted = is_encrypted
         self.network = network
         self.head = network.host()
         self.address = f"{self.head.address}:6400"
         self.head.shoal("start", "--head", "--host", self.head.address, "--port", "6400", "--num-cpus", str(head_cpus),
                         "--object-store-memory", "256 MiB", "--node-dead-after", str(dead_s),
-                        "--fence-after", str(fence_s))  # fmt: skip
+                        "--fence-after", str(fence_s), *self._tls(self.head))  # fmt: skip
         self.head.run("sh", "-c", "cp /tmp/shoal-*/*/node.secret /mnt/")
         self.nodes: list[Host] = []
 
     def join(self, *, cpus: int = 2, resources: str = "{}", more: tuple[str, ...] = ()) -> Host:
         node = self.network.host()
         node.shoal("start", "--address", self.address, "--secret-file", "/mnt/node.secret", "--num-cpus", str(cpus),
-                   "--object-store-memory", "256 MiB", "--resources", resources, *more)  # fmt: skip
+                   "--object-store-memory", "256 MiB", "--resources", resources, *self._tls(node), *more)  # fmt: skip
         self.nodes.append(node)
         return node
+
+    def _tls(self, host: Host) -> list[str]:
+        own = f"/mnt/{host.address}"
+        given = ["--tls-cert", f"{own}.pem", "--tls-key", f"{own}.key", "--tls-ca", "/mnt/ca.pem"]
+        return given if self._is_encrypted else []
 
     def end(self) -> None:
         """Stop everything in order and check on every host that nothing stays."""

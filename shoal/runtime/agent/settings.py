@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shoal.foundation.amounts import Amounts
 from shoal.runtime.agent.zygotes import Zygote
+from shoal.transport.tls import TlsFiles
 from shoal.wire.hello import Credential
 
 
@@ -17,6 +18,7 @@ class AgentSettings:
 
     `head` is the address text of the head's frame listener. `listen` lists addresses for other hosts (`tcp:host:0`);
     the Unix socket in `session` is always there. `session` is a directory of this node alone, 0700, with a short path.
+    `tls` is what the processes of this node make their contexts of; the two contexts are the agent's own.
     `fence_s`: without the head for so long, restartable actors are stopped until it is back. 0 turns it off.
     """
 
@@ -32,6 +34,7 @@ class AgentSettings:
     join_secret: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     listen: tuple[str, ...] = ()
+    tls: TlsFiles | None = None
     ssl_context: ssl.SSLContext | None = None
     server_ssl_context: ssl.SSLContext | None = None
     store_bytes: int = 0

@@ -24,7 +24,7 @@ from typing import Any
 from shoal.foundation.errors import ShoalError
 from shoal.runtime.client.reactor import Link, Reactor
 from shoal.runtime.client.refs import Escaped, Home, Lending, ObjectRef, OwnerAddress, drops, settle
-from shoal.transport import blocking
+from shoal.transport import blocking, tls
 from shoal.transport.address import parse, unix
 from shoal.wire import tasks as wire
 from shoal.wire.hello import Authenticator, Role
@@ -45,6 +45,7 @@ class Core:
         self, authenticator: Authenticator, ssl_context: ssl.SSLContext | None, session: Path, *, is_worker: bool
     ) -> None:
         self.authenticator, self.ssl_context, self.session = authenticator, ssl_context, session
+        self.server_ssl_context: ssl.SSLContext | None = None
         self.is_worker = is_worker
         self.lock = threading.RLock()
         self.reactor = Reactor(self._arrived, self._link_closed)
@@ -115,13 +116,18 @@ class Core:
         for call in self.on_attached:
             call()
 
-    def listen_before_attach(self, process: bytes, listen_host: str = "") -> None:
+    def listen_before_attach(
+        self, process: bytes, listen_host: str = "", tls_files: Sequence[str] | None = None
+    ) -> None:
         """Open the listeners of a worker, whose process id its fork has told, so that it can say where they are."""
-        self.process, self.info = process, {"listen_host": listen_host}
+        self.process, self.info = process, {"listen_host": listen_host, "tls": tls_files}
         self._listen()
 
     def _listen(self) -> None:
         """Open this process's own listeners: a Unix socket always, TCP where the node has other hosts beside it."""
+        files = tls.files_of(self.info.get("tls"))
+        if files is not None:
+            self.ssl_context, self.server_ssl_context = files.dialling(), files.serving()
         path = self.session / f"p{int.from_bytes(self.process[-4:], 'big')}.sock"
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(unix(path).host)
@@ -133,7 +139,7 @@ class Core:
         host = self.info.get("listen_host", "")
         if host:
             tcp = socket.create_server((host, 0), backlog=512)
-            self.reactor.listen(tcp, self.ssl_context, self.authenticator, self._greet)
+            self.reactor.listen(tcp, self.server_ssl_context, self.authenticator, self._greet)
             texts.append(f"tcp:{self.info.get('advertise_host') or host}:{tcp.getsockname()[1]}")
         self.address = (self.process, tuple(texts))
 

@@ -49,7 +49,7 @@ def run(request: dict[str, Any]) -> None:
     executor = Executor(session, open_mark(session_dir, process), prints)
     core.process = process
     core.on_link_closed.append(lambda link: _exit_without_agent(core, link))
-    core.listen_before_attach(process, request.get("listen_host", ""))
+    core.listen_before_attach(process, request.get("listen_host", ""), request.get("tls"))
     core.attach(request["agent"], process, {"addresses": list(core.address[1])}, kind="worker")
     api.adopt(session)
     prints.start(session)
