@@ -63,7 +63,7 @@ class Executor(concurrent.futures.Executor):
         return _flat(super().map(_call_each, [fn] * len(chunks), chunks, timeout=timeout))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more work. `cancel_futures` cancels what has not begun; `wait` waits for the rest."""
+        """Take no more work. `cancel_futures` cancels what has no result yet; `wait` waits for the rest."""
         with self._lock:
             self._is_shut = True
             dropped = [entry[0] for entry in self._waiting] + list(self._running) if cancel_futures else []
