@@ -31,7 +31,7 @@ def plan(
     from shoal.config.demand_csv import read_demand, read_offers
     from shoal.config.load import load
     from shoal.providers.prices.catalogue import Catalogue
-    from shoal.providers.prices.market import Stall, market
+    from shoal.providers.prices.market import market
 
     cluster = load(config)
     policy = cluster.policy
@@ -41,7 +41,7 @@ def plan(
     catalogue = Catalogue()
     if offers is not None:
         kinds = {use.name: use.kind for use in cluster.providers}
-        stall = Stall(offers=what_if.suited(policy, kinds, read_offers(offers), catalogue))
+        stall = what_if.suited(policy, kinds, read_offers(offers), catalogue)
     else:
         stall = market(policy, cluster.providers, catalogue, beside=config.parent)
     if demand is not None:
@@ -53,7 +53,7 @@ def plan(
         work, report = ask(policy.cluster_name)
         snapshot = snapshot_of(work, report, stall.offers)
     found = what_if.think(snapshot, policy, seed=seed, think_s=think_s, effort_max=effort)
-    said = what_if.answer(found, snapshot, policy, rows, seed=seed, notes=stall.notes)
+    said = what_if.answer(found, snapshot, policy, rows, seed=seed, stall=stall)
     if form == "table":
         if said["machines"]:
             emit(what_if.table_rows(said), form)

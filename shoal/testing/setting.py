@@ -13,7 +13,7 @@ from shoal.autoscaler.act.what_if import suited
 from shoal.config.load import Loaded
 from shoal.model.offer import Offer
 from shoal.providers.prices.catalogue import Catalogue
-from shoal.providers.prices.market import Stall, market
+from shoal.providers.prices.market import market
 from shoal.providers.sim.faults import Faults
 from shoal.testing.simulation import Setting
 
@@ -47,7 +47,7 @@ def setting(
     catalogue = Catalogue()
     if listed is not None:
         kinds = {use.name: use.kind for use in loaded.providers}
-        stall = Stall(offers=suited(loaded.policy, kinds, listed, catalogue))
+        stall = suited(loaded.policy, kinds, listed, catalogue)
     else:
         stall = market(loaded.policy, loaded.providers, catalogue, beside=loaded.path.parent)
     # Thinking takes no virtual time, so it is counted, not timed: the same seed then tells the same story.

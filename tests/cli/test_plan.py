@@ -157,6 +157,32 @@ def test_an_offer_file_is_all_that_is_sold(run: Run, files: tuple[Path, Path], t
     assert said["usd_per_h"] == pytest.approx(0.3)
 
 
+def test_a_simulated_provider_sells_every_row_and_names_it_as_written(
+    run: Run, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    files[0].write_text(
+        "cluster_name: sold\nmax_workers: 10\nprovider: {type: sim}\nhead_node_type: head\navailable_node_types:\n"
+        "  head: {resources: {CPU: 1}, max_workers: 0}\n"
+        '  any: {machine_types: "cpu >= 1", max_workers: 10, markets: [on-demand, spot]}\n'
+    )
+    files[1].write_text("cpu,memory_gib,count\n2,4,6\n")
+    offers = tmp_path / "offers.csv"
+    offers.write_text(
+        "provider,region,zone,type,market,cpu,memory_gib,gpu,usd_per_h,arch,limit\n"
+        "aws,us-east-1,us-east-1a,m5.xlarge,on-demand,4,16,,0.192,amd64,\n"
+        "gcp,us-central1,,n2-standard-4,spot,4,16,,0.05,amd64,2\n"
+    )
+
+    code, said = _plan(run, files, "--offers", offers)
+
+    names = ("provider", "region", "zone", "type", "market")
+    assert code == 0
+    assert Counter(tuple(machine[name] for name in names) for machine in said["machines"]) == {
+        ("gcp", "us-central1", "", "n2-standard-4", "spot"): 2,
+        ("aws", "us-east-1", "us-east-1a", "m5.xlarge", "on-demand"): 1,
+    }
+
+
 def test_an_unknown_price_is_never_0_and_comes_last(run: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
     files[1].write_text("cpu,count\n2,1\n")
     offers = tmp_path / "offers.csv"

@@ -18,13 +18,14 @@ from shoal.config.demand_csv import LABEL_ACCELERATOR, DemandRow, class_shape, d
 from shoal.foundation.amounts import UNIT, Amounts, shown, times
 from shoal.foundation.errors import BadInput
 from shoal.model.demand import Gang
-from shoal.model.offer import MICRO, Offer
+from shoal.model.offer import MICRO, Offer, OfferKey
 from shoal.model.plan import Buy, Plan, Unmet
 from shoal.model.policy import Policy
 from shoal.model.snapshot import Snapshot, Work
 from shoal.placement.fits import Spot, fits
 from shoal.placement.gangs import place_gang
 from shoal.providers.prices.catalogue import Catalogue
+from shoal.providers.prices.market import Stall
 
 CLUSTER_UID = "91a7" * 8
 """Ids of machines that were never bought all begin alike, and like those of no real cluster."""
@@ -36,14 +37,12 @@ SERVES_ANY = "sim"
 """A simulated provider sells whatever an offer file lists."""
 
 
-def suited(
-    policy: Policy, kinds: Mapping[str, str], offers: Iterable[Offer], catalogue: Catalogue
-) -> tuple[Offer, ...]:
+def suited(policy: Policy, kinds: Mapping[str, str], offers: Iterable[Offer], catalogue: Catalogue) -> Stall:
     """Return an offer file's rows as the policy's node types see them.
 
     `kinds` maps providers' names to their kind; a row may say either. Rows of a provider that the cluster file does
-    not use are sold by the simulated one, if there is one, else left out. An accelerator that the file leaves out is
-    taken from the catalogue; a row counts as named where a node type names its machine type.
+    not use are sold by the simulated one, in its own region, if there is one, else left out. An accelerator that the
+    file leaves out is taken from the catalogue; a row counts as named where a node type names its machine type.
 
     Raises:
         BadInput: no row is of a provider that any node type uses.
@@ -52,9 +51,10 @@ def suited(
     by_kind: dict[str, str] = {}
     for name in names:
         by_kind.setdefault(kinds.get(name, name), name)
-    any_of = by_kind.get(SERVES_ANY) or (names[0] if len(names) == 1 else "")
+    simulated = by_kind.get(SERVES_ANY, "")
     named = {(kind.provider, name) for kind in policy.node_types for name in kind.machine_types}
     found, foreign = [], set()
+    written: dict[OfferKey, OfferKey] = {}
     for offer in offers:
         key = offer.key
         cloud = kinds.get(key.provider, key.provider)
@@ -62,20 +62,36 @@ def suited(
         if "GPU" in offer.resources and not accelerator and (spec := catalogue.spec(cloud, key.machine_type)):
             accelerator = spec.gpu_model
         provider = key.provider if key.provider in names else by_kind.get(key.provider, "")
-        if not provider and (not key.provider or any_of == by_kind.get(SERVES_ANY)):
-            provider = any_of
+        if not provider:
+            provider = simulated or (names[0] if len(names) == 1 and not key.provider else "")
         if not provider:
             foreign.add(key.provider)
             continue
-        key = msgspec.structs.replace(key, provider=provider)
-        is_named = (key.provider, key.machine_type) in named
-        found.append(msgspec.structs.replace(offer, key=key, accelerator=accelerator, is_named=is_named))
+        sold = msgspec.structs.replace(key, provider=provider)
+        if provider == simulated:
+            sold = _at_home(sold, policy)
+        if sold != key:
+            written[sold] = key
+        is_named = (provider, key.machine_type) in named
+        found.append(msgspec.structs.replace(offer, key=sold, accelerator=accelerator, is_named=is_named))
     if not found:
         raise BadInput(
             f"offers: expected some of provider {_words(names)}, got only {_words(foreign)}",
             hint="the column `provider` must name a provider that a node type of the cluster file uses",
         )
-    return tuple(found)
+    return Stall(offers=tuple(found), written=written)
+
+
+def _at_home(key: OfferKey, policy: Policy) -> OfferKey:
+    """Return the key moved into the simulated provider's region, where its node types look only there.
+
+    The place it comes from becomes the zone, so that rows of several regions stay apart.
+    """
+    regions = [kind.regions for kind in policy.node_types if kind.provider == key.provider]
+    allowed = [region for some in regions for region in some]
+    if not allowed or not all(regions) or key.region in allowed:
+        return key
+    return msgspec.structs.replace(key, region=allowed[0], zone=key.zone or key.region)
 
 
 def snapshot_of(rows: Sequence[DemandRow], offers: Sequence[Offer]) -> Snapshot:
@@ -105,7 +121,7 @@ def think(snapshot: Snapshot, policy: Policy, *, seed: int, think_s: float, effo
 
 
 def answer(
-    plan: Plan, snapshot: Snapshot, policy: Policy, rows: Sequence[DemandRow], *, seed: int, notes: Sequence[str] = ()
+    plan: Plan, snapshot: Snapshot, policy: Policy, rows: Sequence[DemandRow], *, seed: int, stall: Stall
 ) -> dict[str, Any]:
     """Return the plan as plain values, every machine with what is placed on it. Cost: about machines x classes."""
     offers = {offer.key: offer for offer in snapshot.offers}
@@ -122,7 +138,7 @@ def answer(
     for step in plan.steps:
         if not isinstance(step, Buy):
             continue
-        key = step.offer
+        key = stall.written.get(step.offer, step.offer)
         for name in step.instance_ids:
             machines.append(
                 {
@@ -135,7 +151,7 @@ def answer(
                     "market": key.market,
                     "usd_per_h": None if step.price_micro is None else step.price_micro / MICRO,
                     **_sized(resources[name]),
-                    "gpu_model": offers[key].accelerator,
+                    "gpu_model": offers[step.offer].accelerator,
                     "placed": [
                         {
                             "demand": demand,
@@ -168,7 +184,7 @@ def answer(
         ],
         "unmet": [_unmet(one) for one in plan.unmet],
         "demand": [_demand(row) for row in rows],
-        "notes": list(notes),
+        "notes": list(stall.notes),
         "seed": seed,
         "effort": plan.effort,
     }

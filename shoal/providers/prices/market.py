@@ -30,6 +30,8 @@ class Stall(msgspec.Struct, frozen=True, kw_only=True):
 
     offers: tuple[Offer, ...]
     notes: tuple[str, ...] = ()
+    written: dict[OfferKey, OfferKey] = {}
+    """How an offer file names an offer that is sold under another key."""
 
 
 def market(policy: Policy, uses: Sequence[ProviderUse], catalogue: Catalogue, *, beside: Path | None = None) -> Stall:
