@@ -1,6 +1,7 @@
 """Shoal's runtime beside Ray's, row by row, on the same machine in the same minutes.
 
     python benchmarks/runtime_vs_ray.py [--rows PART]... [--rounds 3] [--seconds 2] [--quick] [--out FILE] [--check]
+    python benchmarks/runtime_vs_ray.py --show          the table of the run that is kept in benchmarks/results
 
 Protocol. Each engine has a driver process of its own, both at their defaults with 2 CPUs: task records,
 authentication and the forwarding of prints are on. For each row both are set up and warmed, then measured in turn, Ray
@@ -234,6 +235,18 @@ def machine() -> dict[str, Any]:
     }
 
 
+def show(result: dict[str, Any]) -> None:
+    """Print the table of a run that was kept."""
+    where = result["machine"]
+    print(
+        f"{where['at']}, commit {where['commit']}: {where['processor']}, {where['processors']} processors, "
+        f"Python {where['python']}, Ray {where['packages']['ray']}"
+    )
+    print(HEADING)
+    for name, found in result["rows"].items():
+        print(line_of(name, found))
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     options.add_argument("--rows", action="append", default=[], metavar="PART", help="only rows whose name holds PART")
@@ -245,7 +258,13 @@ def main() -> None:
         "--out", type=Path, help=f"write the result here; a full run: {RESULT.relative_to(HERE.parent)}"
     )
     options.add_argument("--check", action="store_true", help="exit with 1 if a row fails")
+    options.add_argument(
+        "--show", type=Path, nargs="?", const=RESULT, metavar="FILE", help="only print the table of a result file"
+    )
     chosen = options.parse_args()
+    if chosen.show is not None:
+        show(json.loads(chosen.show.read_text()))
+        return
     rows = {name: row for name, row in ROWS.items() if not chosen.rows or any(part in name for part in chosen.rows)}
     if not rows:
         options.error(f"--rows: no row's name holds {' or '.join(chosen.rows)}; rows: {', '.join(ROWS)}")
