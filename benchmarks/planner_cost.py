@@ -31,7 +31,7 @@ from shoal.autoscaler.decide import peers, ray_policy
 from shoal.autoscaler.decide.buying import Market
 from shoal.autoscaler.decide.columns import Columns
 from shoal.autoscaler.decide.commit import why_stop
-from shoal.autoscaler.decide.draft import Draft
+from shoal.autoscaler.decide.drafting import drafted
 from shoal.autoscaler.decide.filling import first_packing
 from shoal.autoscaler.decide.plan_check import mistakes
 from shoal.autoscaler.decide.planner import improve
@@ -168,7 +168,7 @@ def offline_plan(what: Snapshot, how: Policy, seconds: float, seed: int) -> tupl
 
 def exact_bound(what: Snapshot, how: Policy, seconds: float) -> float:
     """Return Farley's bound after column generation with exact knapsacks for the given time."""
-    draft = Draft(what, how)
+    draft = drafted(what, how)
     market = Market(draft.wants, draft.wares)
     problem, _ = market.problem([want.count for want in draft.wants], draft.room)
     columns = Columns(problem, 0)

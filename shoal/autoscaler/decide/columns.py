@@ -11,14 +11,15 @@ problems, including cutting stock problems", 1990).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import highspy
 import numpy as np
 from numpy.typing import NDArray
 
-from shoal.autoscaler.decide.filling import Content, Load, Problem, cost, right_sized, undominated
+from shoal.autoscaler.decide.filling import Content, Load, Problem, right_sized, undominated
+from shoal.autoscaler.decide.knapsack import knapsack
 
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -30,9 +31,6 @@ COLUMNS_A_STEP = 25
 KNAPSACKS_A_STEP = 3
 LNS_REBUILDS = 24
 SIMPLEX_ITERATIONS_MOST = 20_000
-NODES_MOST = 4000
-STEPS_MOST = 1000
-STALE_MOST = 80
 
 
 class Columns:
@@ -393,121 +391,6 @@ class Columns:
         return (best, pattern) if self.prices[best] < self.prices[bin_at] else (bin_at, pattern)
 
 
-def knapsack(
-    capacity: Sequence[int],
-    needs: Sequence[tuple[int, ...]],
-    worth: Sequence[float],
-    most: Sequence[int],
-    scarcity: Sequence[float],
-) -> tuple[list[int], bool]:
-    """Return how many of each item fill one machine with most worth, and whether that is proven.
-
-    Depth first, items in the given order (best first), as many as fit before fewer. A branch is cut where what is
-    free, at `scarcity` per unit, plus what items are worth beyond that, cannot beat the best. Looks at `NODES_MOST`
-    branches at most.
-    """
-    items = len(needs)
-    dimensions = range(len(capacity))
-    beyond = [0.0] * (items + 1)
-    for item in range(items - 1, -1, -1):
-        price = sum(need * scarcity[at] for at, need in enumerate(needs[item]))
-        beyond[item] = beyond[item + 1] + max(0.0, worth[item] - price) * most[item]
-    sparse = [tuple((at, need) for at, need in enumerate(row) if need) for row in needs]
-    free = list(capacity)
-    taken = [0] * items
-    best, best_value = [0] * items, 0.0
-    value = 0.0
-    nodes = 0
-    item = 0
-    while True:
-        # Go down: take as many of each item as fit.
-        while item < items:
-            nodes += 1
-            if value + beyond[item] + sum(free[at] * scarcity[at] for at in dimensions) <= best_value * (1 + 1e-9):
-                break
-            count = most[item]
-            for at, need in sparse[item]:
-                fits = free[at] // need
-                if fits < count:
-                    count = fits
-            taken[item] = count
-            if count:
-                value += count * worth[item]
-                for at, need in sparse[item]:
-                    free[at] -= count * need
-            item += 1
-        if item == items and value > best_value:
-            best, best_value = list(taken), value
-        if nodes > NODES_MOST:
-            return best, False
-        # Go back up to the last item of which one less can be taken.
-        item -= 1
-        while item >= 0 and not taken[item]:
-            item -= 1
-        if item < 0:
-            return best, True
-        taken[item] -= 1
-        value -= worth[item]
-        for at, need in sparse[item]:
-            free[at] += need
-        item += 1
-        for later in range(item, items):
-            taken[later] = 0
-
-
-def search(problem: Problem, loads: Sequence[Load], seed: int) -> Iterator[tuple[list[Load] | None, float | None]]:
-    """Yield after each step of work a better packing, or None; and a better lower bound in micro-dollars, or None.
-
-    Begins with `loads`, a complete packing of what can be served. Ends when nothing more can be gained.
-    """
-    columns = Columns(problem, seed)
-    columns.add_loads(loads)
-    best = list(loads)
-    best_cost = cost(problem, best)
-    bound = 0.0
-    stale = 0
-    for step in range(STEPS_MOST):
-        tighter: float | None = None
-        candidate = best
-        if stale > STALE_MOST:
-            proven = yield from _prove(columns)
-            if proven <= bound:
-                return
-            bound, stale = proven, STALE_MOST // 2
-            tighter = proven
-        elif step % 4 < 2:
-            if not columns.grow():
-                columns.grow_exactly()
-        elif step % 4 == 2:
-            columns.solve()
-            candidate = columns.rounded()
-        else:
-            candidate = columns.destroyed_and_rebuilt(best)
-        price = cost(problem, candidate)
-        if price < best_cost:
-            best, best_cost, stale = candidate, price, 0
-            columns.add_loads(best)
-            yield best, tighter
-        else:
-            stale += 1
-            yield None, tighter
-
-
-def _prove(columns: Columns) -> Generator[tuple[None, None], None, float]:
-    """Price every bin exactly at the present worths, a few a step; return Farley's bound in micro-dollars."""
-    columns.solve()
-    duals = columns.duals.copy()
-    most = 1.0
-    for bin_at in range(len(columns.useful)):
-        value, best = columns.price_exactly(bin_at)
-        most = max(most, value / float(columns.prices[bin_at]))
-        if best is not None and best @ duals > columns.prices[bin_at] * (1 + 1e-9):
-            columns.add(bin_at, best)
-        if bin_at % KNAPSACKS_A_STEP == KNAPSACKS_A_STEP - 1:
-            yield None, None
-    return float(duals @ columns.counts) / most * (1 - 1e-9)
-
-
 def _quiet_program() -> Any:
     program = highspy.Highs()  # type: ignore[no-untyped-call]  # highspy ships no types for its class
     for name, value in (
@@ -520,6 +403,3 @@ def _quiet_program() -> Any:
     ):
         program.setOptionValue(name, value)
     return program
-
-
-__all__ = ["Columns", "search"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from shoal.autoscaler.decide.buying import Want
-from shoal.autoscaler.decide.draft import Draft
+from shoal.autoscaler.decide.drafting import drafted
 from shoal.autoscaler.decide.planner import improve
 from shoal.autoscaler.decide.unmet import reasons_for
 from shoal.foundation.amounts import shown
@@ -95,7 +95,7 @@ def offers_for_demand(snapshot: Snapshot, policy: Policy, demand: str) -> tuple[
     if found is None:
         return ()
     empty = msgspec.structs.replace(snapshot.work, classes=(), gangs=(), standing=())
-    draft = Draft(msgspec.structs.replace(snapshot, work=empty), policy)
+    draft = drafted(msgspec.structs.replace(snapshot, work=empty), policy)
     want = Want(key=demand, amounts=found.amounts, selector=found.selector, count=1)
     return reasons_for(draft, want)
 

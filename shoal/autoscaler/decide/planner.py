@@ -16,6 +16,7 @@ from shoal.autoscaler.decide.bound import lower_bound, resource_bound
 from shoal.autoscaler.decide.buying import FIRST, Basket, Market, Packer, first_basket, spend
 from shoal.autoscaler.decide.coarse import SHAPES_MOST, quantised, refilled
 from shoal.autoscaler.decide.draft import WORK, Draft, Lack
+from shoal.autoscaler.decide.drafting import drafted
 from shoal.autoscaler.decide.filling import Bin, Load, undominated
 from shoal.autoscaler.decide.repack import repack
 from shoal.autoscaler.decide.surplus import Surplus, surplus
@@ -48,9 +49,9 @@ def improve(snapshot: Snapshot, policy: Policy, seed: int) -> Iterator[Plan]:
     if not snapshot.is_listed:
         yield _waiting_plan(snapshot)
         return
-    draft = Draft(snapshot, policy)
+    draft = drafted(snapshot, policy)
     if (draft.wants or draft.lacks) and (unused := draft.unused_wishes):
-        draft = Draft(snapshot, policy, unused)
+        draft = drafted(snapshot, policy, unused)
     repack(draft)
     gone = surplus(draft)
     market = Market(draft.wants, draft.wares)
@@ -63,7 +64,7 @@ def improve(snapshot: Snapshot, policy: Policy, seed: int) -> Iterator[Plan]:
         return  # one machine, and the first plan already chose the cheapest that holds it all
 
     # numpy and the solver are loaded only here: the first plan of a process does not wait for them.
-    from shoal.autoscaler.decide.columns import search
+    from shoal.autoscaler.decide.search import search
 
     values = market.values(counts, draft.room)
     wanted = [count - left for count, left in zip(counts, basket.left, strict=True)]
@@ -174,7 +175,7 @@ def written(draft: Draft, gone: Surplus, basket: Basket, *, effort: int, bound_m
                 amounts=want.amounts,
                 count=left,
                 selector=want.selector,
-                jobs=draft.jobs_of(want.key),
+                jobs=draft.jobs.get(want.key, ()),
             )
             for want, left in zip(draft.wants, basket.left, strict=True)
             if left

@@ -13,7 +13,7 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 
 from shoal.autoscaler.decide.bound import lower_bound, resource_bound
 from shoal.autoscaler.decide.coarse import coarsely, quantised, refilled
-from shoal.autoscaler.decide.columns import Columns, knapsack, search
+from shoal.autoscaler.decide.columns import Columns
 from shoal.autoscaler.decide.filling import (
     Bin,
     Load,
@@ -24,7 +24,9 @@ from shoal.autoscaler.decide.filling import (
     served,
     undominated,
 )
+from shoal.autoscaler.decide.knapsack import knapsack
 from shoal.autoscaler.decide.planner import improve
+from shoal.autoscaler.decide.search import search
 
 
 @st.composite
