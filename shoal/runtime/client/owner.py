@@ -156,6 +156,8 @@ class Owner:
         """Takes results that are not simply native."""
         self.fail: Callable[[ObjectRef[Any], str, bool], None] = lambda ref, why, has_started: None
         """Decides about a task whose worker died."""
+        self.cancelled: set[int] = set()
+        """Tasks under way that we asked to be cancelled."""
         core.on_results = self._on_results
         core.on_tick.append(self._tick)
         core.on_link_closed.append(self._link_closed)
@@ -355,7 +357,7 @@ class Owner:
             ref = link.pending.pop(n, None)
             if type(ref) is ObjectRef and ref._recipe is not None:
                 work = ref._recipe.work
-                work.queue.appendleft(ref)
+                self._take_back(ref)
         lease = link.lease
         if lease is not None:
             if message[2]:
@@ -369,6 +371,14 @@ class Owner:
                     self.refill(other)
             if work.queue:
                 self.tell_need(work)
+
+    def _take_back(self, ref: ObjectRef[Any]) -> None:
+        """Put what did not start first in its queue, unless its cancellation crossed it on the way."""
+        if ref._n in self.cancelled:
+            self.fail(ref, "cancelled", False)
+            self.cancelled.discard(ref._n)
+        else:
+            ref._recipe.work.queue.appendleft(ref)
 
     def _on_placed(self, agent: Link, message: list[Any]) -> None:
         """Ask other nodes' agents for the leases that the head placed there."""
@@ -506,7 +516,7 @@ class Owner:
             else:
                 self.fail(ref, why, True)
         for ref in reversed(free):
-            work.queue.appendleft(ref)
+            self._take_back(ref)
         if work.queue:
             self.tell_need(work)
 

@@ -40,7 +40,7 @@ class Results:
         """Sends an actor's call once more."""
         core.on_result = self.arrived
         core.handlers[wire.KEPT] = self._on_kept
-        owner.fail = self.worker_died
+        owner.fail, owner.cancelled = self.worker_died, self.cancelled
 
     def arrived(self, link: Link, message: list[Any], entry: Any) -> None:
         """Take one result. With the core's lock held."""
@@ -93,38 +93,26 @@ class Results:
 
     def _on_kept(self, link: Link, message: list[Any]) -> None:
         """Refs among a task's arguments outlive it: their owners must know before we let go of our pins."""
-        _, n, owners = message
+        n = message[1]
         ref = link.pending.get(n)
-        if type(ref) is ObjectRef and ref._pins:
-            self.lend_all(link.peer, (self._core.process, n), ref._pins, owners)
+        if type(ref) is ObjectRef and ref._message is not None:
+            nested = nested_of(ref._message[3], ref._message[4])
+            self.lend_all(link.peer, (self._core.process, n), nested, ref._pins or [])
 
-    def lend_all(
-        self, borrower: bytes, token: Token, refs: list[ObjectRef[Any]], owners: Sequence[bytes] | None = None
-    ) -> None:
-        """Register refs (and those inside their inlined values) for `borrower`, at us or at their owners.
+    def lend_all(self, borrower: bytes, token: Token, nested: Any, pins: list[Any]) -> None:
+        """Register the refs that a message brought to `borrower`, at us or at their owners.
 
-        Only those of `owners`, if given: what the borrower holds no longer it would never release.
+        Exactly those in `nested`, the message's own list: for these, and no others, the borrower will say when it
+        lets go. `pins` keep foreign ones alive until their owners have confirmed.
         """
-        own: list[ObjectRef[Any]] = []
-        foreign: dict[bytes, tuple[Any, list[int], list[Any]]] = {}
-        for ref in refs:
-            if ref._owner == self._core.process:
-                own.append(ref)
+        for owner, addresses, numbers in nested:
+            if owner == borrower:
+                continue
+            if owner == self._core.process:
+                escaped = self._core.escaped.refs
+                self._core.lending.lend(borrower, token, [escaped[n] for n in numbers if n in escaped])
             else:
-                entry = foreign.setdefault(ref._owner, (ref._message, [], []))
-                entry[1].append(ref._n)
-                entry[2].append(ref)
-            if ref._ready:
-                for owner, addresses, numbers in nested_of(ref._format, ref._data):
-                    if owner != self._core.process:
-                        entry = foreign.setdefault(owner, ((owner, tuple(addresses)), [], []))
-                        entry[1].extend(numbers)
-                        entry[2].append(ref)
-        if own and (owners is None or self._core.process in owners):
-            self._core.lending.lend(borrower, token, own)
-        for owner, (address, numbers, pins) in foreign.items():
-            if owner != borrower and (owners is None or owner in owners):
-                self.tell_lent(address, borrower, token, numbers, pins)
+                self.tell_lent((owner, tuple(addresses)), borrower, token, numbers, pins)
 
     def tell_lent(self, address: Any, borrower: bytes, token: Token, numbers: list[int], pins: list[Any]) -> None:
         """Tell an owner that `borrower` holds its objects too; `pins` live until it has confirmed."""
