@@ -49,11 +49,15 @@ class Values:
 
     def get_many(self, refs: Sequence[ObjectRef[Any]], limit_s: float | None = None) -> list[Any]:
         """Return the values of refs, in their order. Raises as `get`, for the first that failed."""
+        values: list[Any] = []
         for ref in refs:
             if not ref._ready:
-                self._await(refs, limit_s)
+                self._await(refs, limit_s, values)
                 break
         read = self.value_of
+        if values:
+            values.extend([ref._data if ref._format == 0 else read(ref) for ref in refs[len(values) :]])
+            return values
         return [ref._data if ref._format == 0 else read(ref) for ref in refs]
 
     def value_of(self, ref: ObjectRef[Any]) -> Any:
@@ -67,8 +71,8 @@ class Values:
             return None
         return codec.read(format, data, ref._hold)
 
-    def _await(self, refs: Sequence[ObjectRef[Any]], limit_s: float | None) -> None:
-        """Wait until all are ready."""
+    def _await(self, refs: Sequence[ObjectRef[Any]], limit_s: float | None, values: list[Any] | None = None) -> None:
+        """Wait until all are ready. Given `values`, the first may be read into it while others come."""
         core = self._core
         for ref in refs:
             if not ref._ready and ref._owner != core.process:
@@ -83,9 +87,18 @@ class Values:
         try:
             if limit_s is None:
                 wait_ready = core.wait_ready
+                is_reading = values is not None and resume is None
                 for ref in refs:
                     if not ref._ready:
                         wait_ready(ref)
+                    if is_reading:
+                        # Whoever makes the others works on meanwhile. Errors and stored values wait for all.
+                        if ref._format == 0:
+                            values.append(ref._data)  # type: ignore[union-attr]
+                        elif ref._format == wire.PICKLED:
+                            values.append(pickle.loads(ref._data))  # type: ignore[union-attr]
+                        else:
+                            is_reading = False
                 return
             end = monotonic() + limit_s
             for ref in refs:
@@ -206,12 +219,7 @@ class Values:
 
     def _lend_nested(self, borrower: bytes, token: tuple[bytes, int], ref: ObjectRef[Any]) -> None:
         """The asker gets a value with refs inside: they are lent to it under the number of its question."""
-        core = self._core
-        if ref._pins:
-            core.lending.lend(borrower, token, ref._pins)
-        for owner, addresses, numbers in codec.nested_of(ref._format, ref._data):
-            if owner not in (core.process, borrower):
-                self.settle_result.tell_lent((owner, tuple(addresses)), borrower, token, numbers, [ref])
+        self.settle_result.lend_all(borrower, token, codec.nested_of(ref._format, ref._data), [ref])
 
     def _on_lend(self, link: Link, message: list[Any]) -> None:
         """A borrower of ours has lent our objects on."""
