@@ -83,7 +83,7 @@ print(outcome(owned), outcome(keeper.put.remote()))
 
 
 WORK = """
-import shoal, socket, time
+import os, shoal, socket, time
 shoal.init()
 @shoal.remote(resources={"part": 1}, max_restarts=1, max_task_retries=-1, num_cpus=0)
 class Counter:
@@ -94,6 +94,7 @@ class Counter:
         return self.count, socket.gethostname()
 @shoal.remote(max_retries=0, resources={"there": 1})
 def once(seconds):
+    open("/mnt/started", "w").close()
     time.sleep(seconds)
     return socket.gethostname()
 def outcome(ref):
@@ -104,7 +105,8 @@ def outcome(ref):
 counter = Counter.remote()
 first = shoal.get(counter.add.remote(), timeout=20)
 running = once.remote(SECONDS)
-time.sleep(0.5)
+while not os.path.exists("/mnt/started"):
+    time.sleep(0.01)
 print("ready", flush=True)
 time.sleep(SECONDS)
 print(*first, *outcome(counter.add.remote()), outcome(running))
