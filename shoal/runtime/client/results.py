@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from shoal.runtime.client.codec import holds_of, nested_of
@@ -93,10 +93,10 @@ class Results:
 
     def _on_kept(self, link: Link, message: list[Any]) -> None:
         """Refs among a task's arguments outlive it: their owners must know before we let go of our pins."""
-        n = message[1]
+        _, n, owners = message
         ref = link.pending.get(n)
         if type(ref) is ObjectRef and ref._message is not None:
-            nested = nested_of(ref._message[3], ref._message[4])
+            nested = [group for group in nested_of(ref._message[3], ref._message[4]) if group[0] in owners]
             self.lend_all(link.peer, (self._core.process, n), nested, ref._pins or [])
 
     def lend_all(self, borrower: bytes, token: Token, nested: Any, pins: list[Any]) -> None:

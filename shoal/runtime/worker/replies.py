@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.runtime.client import codec
 from shoal.runtime.client.reactor import Link
-from shoal.runtime.client.refs import Hold, ObjectRef
+from shoal.runtime.client.refs import Hold, ObjectRef, groups
 from shoal.runtime.worker.streams import Outflows, run_stream
 from shoal.wire import tasks as wire
 
@@ -126,7 +126,7 @@ class Replies:
     def _lend(self, caller: bytes, token: tuple[bytes, int], refs: list[ObjectRef[Any]]) -> None:
         """The caller will hold these refs: ours are pinned, other owners are told before we let go."""
         with self._core.lock:
-            self._session.results.lend_all(caller, token, [ref for ref in refs if ref._owner != caller])
+            self._session.results.lend_all(caller, token, groups(refs), refs)
             self.tell_owner()
 
     def tell_owner(self) -> None:
