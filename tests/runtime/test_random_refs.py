@@ -1,8 +1,8 @@
 """Random programs over refs, against an oracle: nothing that can be reached is lost, nothing else is kept once calm.
 
-Processes (this one and some actors) put values, nest refs in values and in each other's hands, pass them on as arguments
-and results, and let go. The oracle is a set of names per process. After each program every name that a process
-holds must still give its value; when all have let go, no process may lend, pin or store anything.
+Some actors put values, nest refs in values and in each other's hands, pass them on as arguments and results, and let
+go. The oracle is a set of names per process. After each program every name that a process holds must still give its
+value; when all have let go, no process may lend, pin or store anything.
 """
 
 from __future__ import annotations
