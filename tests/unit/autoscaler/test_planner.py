@@ -290,3 +290,39 @@ def test_before_the_first_listing_nothing_is_bought() -> None:
 
     assert plan.steps == ()
     assert plan.unmet[0].verdict is Verdict.BLOCKED
+
+
+def test_work_stays_on_the_machines_on_their_way_that_were_bought_for_it() -> None:
+    """5+3+2 and 4+3+3 fill two machines of 10 exactly; found anew by first fit, the 2 is left over and bought for."""
+    ten = offer("ten", 10, 0.2)
+    classes = tuple(demand(f"c{cpu}", cpu, count) for cpu, count in ((5, 1), (4, 1), (3, 3), (2, 1)))
+    rows = tuple(
+        instance(serial, "ten", State.BOOTING, since_s=NOW_S - 5, planned=planned)
+        for serial, planned in enumerate(({"c5": 1, "c3": 1, "c2": 1}, {"c4": 1, "c3": 2}), 1)
+    )
+    how = policy(kind("ten"))
+
+    kept = best(snapshot(offers=(ten,), classes=classes, instances=rows, serial_next=3), how)
+    forgotten = tuple(msgspec.structs.replace(row, planned={}) for row in rows)
+    anew = best(snapshot(offers=(ten,), classes=classes, instances=forgotten, serial_next=3), how)
+
+    assert kept.steps == ()
+    assert bought(anew) == {"ten": 1}
+
+
+def test_a_spread_gang_does_not_wander_onto_machines_planned_for_others() -> None:
+    """The gang's machine and the class's are both on their way; spreading it anew would push work off the other."""
+    ten = offer("ten", 10, 0.2)
+    rows = (
+        instance(1, "ten", State.BOOTING, since_s=NOW_S - 5, planned={"g": 4}),
+        instance(2, "ten", State.BOOTING, since_s=NOW_S - 5, planned={"a": 5}),
+    )
+    what = snapshot(
+        offers=(ten,),
+        classes=(demand("a", 2, 5),),
+        gangs=(gang("g", [2, 2, 2, 2], Strategy.SPREAD),),
+        instances=rows,
+        serial_next=3,
+    )
+
+    assert best(what, policy(kind("ten"))).steps == ()
