@@ -163,7 +163,9 @@ async def _stir(world: World, chance: Chance) -> None:
 
 async def _last_gust(world: World) -> None:
     """Let machines boot that never join, and every node fall silent at once and come back, with work on it."""
-    world.cloud.faults = msgspec.structs.replace(world.cloud.faults, never_join=0.5, no_capacity=0.0)
+    world.cloud.faults = msgspec.structs.replace(
+        world.cloud.faults, never_join=0.7, no_capacity=0.0, throttle=0.05, halts_per_h=0.0, vanishes_per_h=0.0
+    )
     world.submit({"cpu": 2}, 10, 90.0)
     await world.run_for(70.0)
     for name in sorted(world.head.nodes):
