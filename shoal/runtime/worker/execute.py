@@ -98,6 +98,7 @@ class Executor:
                             core._wake_followers()
                             core._hand_over()
                 self.run_items()
+                self.prints.flush_if_any()
                 if core.dirty:
                     core.flush()
             except KeyboardInterrupt:

@@ -78,6 +78,10 @@ class Prints:
                 self._lines.append((is_error, self.name_now(), text[:LINE_BYTES_MAX]))
 
     def _tick(self, now: float) -> None:
+        self.flush_if_any()
+
+    def flush_if_any(self) -> None:
+        """Send what waits; called after each batch of work, because an actor may be ended right after its last call."""
         if self._lines:
             self.flush()
 
