@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.{}.{}"
 _numbers = itertools.count(1)
 
@@ -61,7 +62,7 @@ class Host:
             [
                 f"mount --bind {self.exchange} /mnt",
                 "mount -t tmpfs -o size=512m tmpfs /dev/shm",
-                "mount -t tmpfs tmpfs /tmp",
+                *_own_tmp(),
                 f"hostname {self.name}",
                 "echo up",
                 "while :; do sleep 1000 & wait; done",
@@ -202,6 +203,15 @@ class Cluster:
         for host in hosts:
             assert host.segments() == []
             assert host.processes() == []
+
+
+def _own_tmp() -> list[str]:
+    """Return the commands that give a host its own /tmp, in which what we run from stays where it is."""
+    kept = sorted({str(ROOT), sys.prefix})
+    kept = [path for path in kept if path.startswith("/tmp/") and not any(path.startswith(f"{up}/") for up in kept)]
+    aside = [f"mkdir -p /mnt/kept{n}; mount --bind {path} /mnt/kept{n}" for n, path in enumerate(kept)]
+    back = [f"mkdir -p {path}; mount --bind /mnt/kept{n} {path}; umount /mnt/kept{n}" for n, path in enumerate(kept)]
+    return [*aside, "mount -t tmpfs tmpfs /tmp", *back]
 
 
 def _only_child(pid: int) -> int:
