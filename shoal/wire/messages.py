@@ -212,6 +212,20 @@ class Answered(_Message, frozen=True, tag=13):
     value: Any
 
 
+class Printed(_Message, frozen=True, tag=14):
+    """What the job's code printed on this node, for its driver on another one: `[[name, line], ...]` of one process.
+
+    The head passes it to the driver's home agent as `Tell` about `printed`; it is lost where nobody is in touch, as
+    the files hold it too. `where` tells people the node: `ip=...` or `node=...`.
+    """
+
+    job: str
+    pid: int
+    where: str
+    is_error: bool
+    lines: list[list[Any]]
+
+
 # --------------------------------------------------------------------------------------------- head to agent
 
 
@@ -245,7 +259,7 @@ class Reply(_Message, frozen=True, tag=53):
 class Tell(_Message, frozen=True, tag=54):
     """News for a process that asked for it (`process` empty: for everyone on the node).
 
-    `what`: actor (state, address, ...), group, node-died, process-died, nodes (membership), infeasible, log.
+    `what`: actor (state, address, ...), group, node-died, process-died, nodes (membership), infeasible, printed.
     """
 
     process: bytes
@@ -368,6 +382,7 @@ ToHead = (
     | Leaving
     | Happened
     | Answered
+    | Printed
 )
 ToAgent = (
     Joined

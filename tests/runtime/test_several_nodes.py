@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -60,6 +61,34 @@ def test_work_goes_to_every_node_and_to_the_right_one(three: Nodes) -> None:
     )
     spread = where.options(scheduling_strategy="SPREAD")
     eventually(lambda: len(set(shoal.get([spread.remote(0.2) for _ in range(5)], timeout=20))) == 3)
+
+
+def test_prints_of_another_node_reach_the_driver_with_the_node_said(
+    three: Nodes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @shoal.remote(num_cpus=1)
+    def say(word: str) -> str:
+        print(word)
+        return shoal.get_runtime_context().get_node_id()
+
+    by_word = {}
+    for name, node in three.nodes.items():
+        there = NodeAffinitySchedulingStrategy(node.told["node_id"], soft=False)
+        by_word[f"said on {name}"] = name
+        where = shoal.get(say.options(scheduling_strategy=there).remote(f"said on {name}"), timeout=20)
+        assert where == node.told["node_id"]
+
+    seen: list[str] = []
+
+    def all_seen() -> bool:
+        seen.extend(capfd.readouterr().out.splitlines())
+        return all(any(line.endswith(word) for line in seen) for word in by_word)
+
+    eventually(all_seen)
+    for word, name in by_word.items():
+        (line,) = [line for line in seen if line.endswith(word)]
+        where = "" if name == "head" else f", node={name}"
+        assert re.fullmatch(rf"\(say pid=\d+{where}\) {word}", line)
 
 
 def test_large_objects_travel_and_small_results_come_home(three: Nodes) -> None:

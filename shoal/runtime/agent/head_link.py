@@ -123,6 +123,11 @@ class HeadLink:
         else:
             self._outbox.append(message)
 
+    def mention(self, message: Any) -> None:
+        """Send what nobody will miss, if the head is in touch."""
+        if self.is_joined and self.connection is not None:
+            self.connection.send(message)
+
     def ask(self, process: bytes, what: str, args: dict[str, Any], call: Callable[[bool, Any], None]) -> None:
         """Ask the head something for a process of ours (or for ourselves: empty)."""
         self._rid += 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shoal.runtime.agent.clients import Client
 from shoal.wire import tasks as wire
+from shoal.wire.messages import Printed
 
 LINES_PER_S = 2000
 """How many lines of one job are forwarded per second; the rest stays in the files."""
@@ -16,8 +17,11 @@ LINES_PER_S = 2000
 class Logs:
     """Forwards lines to the drivers of the job that printed them."""
 
-    def __init__(self, directory: Path, drivers: Callable[[str], list[Client]]) -> None:
-        self._directory, self._drivers = directory, drivers
+    def __init__(
+        self, directory: Path, where: str, drivers: Callable[[str], list[Client]], away: Callable[[Printed], None]
+    ) -> None:
+        """`where` names this node to people; `away` takes lines for a driver that is not attached here."""
+        self._directory, self._where, self._drivers, self._away = directory, where, drivers, away
         self._budget: dict[str, tuple[float, int]] = {}
 
     def printed(self, client: Client, lines: list[list[object]], is_error: bool) -> None:
@@ -31,8 +35,11 @@ class Logs:
         self._budget[job] = (window, left - len(kept))
         if not kept:
             return
-        for driver in self._drivers(job):
+        drivers = self._drivers(job)
+        for driver in drivers:
             driver.tell(wire.FORWARDED, client.pid, is_error, kept)
+        if not drivers:
+            self._away(Printed(job, client.pid, self._where, is_error, kept))
 
     def close(self) -> None:
         """Forget the budgets."""

@@ -101,7 +101,7 @@ class Agent:
         self.bundles = Bundles(clock, self.stock, self.leases, self.actors, self.head.send, self.changed)
         self.drain = Drain(self)
         self.fence = Fence(self)
-        self.logs = Logs(self.log_dir, self._clients_of_job)
+        self.logs = Logs(self.log_dir, _where(settings), self._clients_of_job, self.head.mention)
         self.state = StateTables(self)
         self.objects = Objects(self)
         self._listeners: list[Listener] = []
@@ -676,6 +676,13 @@ async def run_agent(settings: AgentSettings, clock: Clock | None = None) -> str:
 
 def _died(process: bytes, why: str, is_driver: bool) -> told.Died:
     return told.Died(process, why, is_driver)
+
+
+def _where(settings: AgentSettings) -> str:
+    """Return what tells people this node from others in a line's prefix: its address, else its name."""
+    hosts = [parse(text).host for text in settings.listen if text.startswith("tcp:")]
+    outside = [host for host in hosts if host and not host.startswith("127.") and host not in ("::1", "0.0.0.0", "::")]
+    return f"ip={outside[0]}" if outside else f"node={settings.instance_id or settings.node_id[:12]}"
 
 
 def _is_hex(text: str) -> bool:

@@ -32,6 +32,7 @@ class News:
         session.core.handlers[wire.FORWARDED] = self._on_forwarded
         session.core.handlers[wire.UNPLACEABLE] = self._on_unplaceable
         self.on("node-died", self._on_node_died)
+        self.on("printed", self._on_printed)
 
     def on(self, what: str, call: Callable[[Any], None]) -> None:
         """Call with the value of every TELL about `what`, with the core's lock held."""
@@ -77,22 +78,31 @@ class News:
     def _on_forwarded(self, link: Link, message: list[Any]) -> None:
         if self._session.log_to_driver:
             _, pid, is_error, lines = message
-            self._session.later(lambda: self._print(pid, is_error, lines))
+            self._session.later(lambda: self._print(f"pid={pid}", is_error, lines))
 
-    def _print(self, pid: int, is_error: bool, lines: list[Any]) -> None:
-        """Show lines as `(name pid=...) text`; what several processes print alike is shown once."""
+    def _on_printed(self, value: Any) -> None:
+        """What a process on another node printed."""
+        if self._session.log_to_driver:
+            process = f"pid={value['pid']}, {value['where']}"
+            self._session.later(lambda: self._print(process, value["is_error"], value["lines"]))
+
+    def _print(self, process: str, is_error: bool, lines: list[Any]) -> None:
+        """Show lines as `(name pid=...) text`, those of another node as `(name pid=..., ip=...)`, as Ray does.
+
+        What several processes print alike is shown once.
+        """
         stream = sys.stderr if is_error else sys.stdout
         now = time.monotonic()
         with self._print_lock:
             for name, line in lines:
                 seen = self._seen.get(line)
-                if seen is not None and seen[0] != pid and now - seen[1] < REPEAT_S:
+                if seen is not None and seen[0] != process and now - seen[1] < REPEAT_S:
                     seen[2] += 1
                     continue
                 if seen is not None and seen[2]:
-                    self._write(stream, f"({seen[3]} pid={seen[0]}) {line} [repeated {seen[2]}x across cluster]")
-                self._seen[line] = [pid, now, 0, name]
-                self._write(stream, f"({name} pid={pid}) {line}")
+                    self._write(stream, f"({seen[3]} {seen[0]}) {line} [repeated {seen[2]}x across cluster]")
+                self._seen[line] = [process, now, 0, name]
+                self._write(stream, f"({name} {process}) {line}")
             if len(self._seen) > 1000:
                 self._forget(stream, now)
 
@@ -105,7 +115,7 @@ class News:
         for line, seen in tuple(self._seen.items()):
             if now - seen[1] >= REPEAT_S:
                 if seen[2]:
-                    self._write(stream, f"({seen[3]} pid={seen[0]}) {line} [repeated {seen[2]}x across cluster]")
+                    self._write(stream, f"({seen[3]} {seen[0]}) {line} [repeated {seen[2]}x across cluster]")
                 del self._seen[line]
 
     @staticmethod

@@ -279,7 +279,7 @@ class Executor:
         if self.actor is not None:
             return str(self.actor.print_name())
         running = context.current_task()
-        return running.name if running is not None else "worker"
+        return running.name.rpartition(".")[2] if running is not None else "worker"  # as Ray: no `outer.<locals>.`
 
     # ---------------------------------------------------------------------------------------------- cancelling
 

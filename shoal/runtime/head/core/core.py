@@ -54,6 +54,7 @@ from shoal.wire.messages import (
     Join,
     Leaving,
     Prepared,
+    Printed,
     Refused,
     Report,
     Revoke,
@@ -111,6 +112,7 @@ class HeadCore:
             Leaving: self._leaving,
             Happened: self._happened,
             Answered: self.queries.answered,
+            Printed: self._printed,
         }
         self._watch_sources()
         self._restore(restored)
@@ -315,6 +317,12 @@ class HeadCore:
                 self.notice(member.row.instance_id, str(fields.get("what") or "interruption"), fields.get("deadline_s"))
             else:
                 self.out.record(kind, **{"node": member.node_id, **{str(name): one for name, one in fields.items()}})
+
+    def _printed(self, member: Member, news: Printed) -> None:
+        row = self.jobs.running.get(news.job)
+        if row is not None:
+            value = {"pid": news.pid, "where": news.where, "is_error": news.is_error, "lines": news.lines}
+            self.nodes.tell(row.node_id, row.process, "printed", value)
 
     def _end_node(self, member: Member, why: str, verdict: str = "dead") -> None:
         node_id = member.node_id
