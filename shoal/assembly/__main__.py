@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.foundation.errors import UserError
+from shoal.guard.lock import keep_inherited_lock
 from shoal.guard.processes import die_with_parent
 
 ROLES = ("head", "agent", "autoscaler")
@@ -23,6 +24,7 @@ def main() -> int:
         return 2
     parent = os.environ.pop("SHOAL_PARENT", "")
     die_with_parent(int(parent) if parent.isdecimal() else None)
+    keep_inherited_lock()
     try:
         _run(_role(sys.argv[1], Path(sys.argv[2])))
     except UserError as error:

@@ -12,7 +12,8 @@ import msgspec
 
 import shoal
 from shoal.assembly import cluster
-from shoal.assembly.specs import NodeSpec
+from shoal.assembly.ready import wait_until_ready
+from shoal.assembly.specs import JOINED, NodeSpec
 from shoal.foundation import ids
 from shoal.foundation.errors import BadInput, NoCluster, UserError
 from shoal.guard.machine import Child, MachineSpec
@@ -75,7 +76,7 @@ def start_head(
         ),
         say=say,
     )
-    _wait_joined(started, Path(started.directory) / "n" / "joined")
+    wait_until_ready(started, say, limit_s=JOIN_LIMIT_S)
     return started
 
 
@@ -138,7 +139,7 @@ def start_node(address: str | None, secret_file: Path | None, node: Node, say: C
         head_addresses=[frames],
         tls=node.tls,
         busy_file=str(folder / "n" / "busy"),
-        joined_file=str(folder / "n" / "joined"),
+        joined_file=str(folder / "n" / JOINED),
         remove=[str(folder)],
         cluster_file=ClusterFile(
             name=name,
@@ -158,7 +159,7 @@ def start_node(address: str | None, secret_file: Path | None, node: Node, say: C
     started = cluster.wait_for_file(name, uid, spawn_guard(folder, log), log)
     say(f"guard started (pid {started.pid})")
     try:
-        _wait_joined(started, folder / "n" / "joined")
+        wait_until_ready(started, say, limit_s=JOIN_LIMIT_S)
     except UserError:
         cluster.end_node(started)
         shutil.rmtree(folder, ignore_errors=True)
@@ -265,17 +266,6 @@ def _listen_for(frames: str) -> list[str]:
     with socket.socket(socket.AF_INET6 if ":" in head.host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((head.host, head.port))
         return [str(addresses.Address("tcp", probe.getsockname()[0], 0))]
-
-
-def _wait_joined(started: ClusterFile, joined: Path) -> None:
-    deadline_s = time.monotonic() + JOIN_LIMIT_S
-    while time.monotonic() < deadline_s:
-        if joined.exists():
-            return
-        if not discovery.is_live(started):
-            break
-        time.sleep(0.005)
-    raise UserError(f"`{started.name}` did not join {started.frames} within {JOIN_LIMIT_S:.0f} s")
 
 
 def _free_port(host: str) -> int:

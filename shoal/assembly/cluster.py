@@ -21,10 +21,11 @@ from pathlib import Path
 import msgspec
 
 import shoal
-from shoal.assembly.specs import AutoscalerSpec, HeadSpec, NodeSpec
+from shoal.assembly.specs import JOINED, AutoscalerSpec, HeadSpec, NodeSpec
 from shoal.foundation import ids
 from shoal.foundation.errors import Held, UserError
 from shoal.guard import processes
+from shoal.guard.lock import lock_holder
 from shoal.guard.machine import Child, MachineSpec
 from shoal.guard.spawn import reap, spawn_guard
 from shoal.runtime.store.places import shared_memory_root, sweep_stale
@@ -36,7 +37,12 @@ from shoal.wire.hello import Role, fresh_secret, secret_for
 
 READY_LIMIT_S = 30.0
 END_LIMIT_S = 10.0
+REMAINS_GRACE_S = 3.0
+"""How long what a killed guard left may take to end by itself before it is killed."""
+TURN_LIMIT_S = 15.0
+"""How long an `up` or `down` waits for another one at work on the same name."""
 HEAD_INSTANCE = "head"
+LOCK = ".lock"
 CONFIG = "cluster.yaml"
 """The YAML as `up` wrote it last; the autoscaler follows it."""
 CONFIG_IN_FORCE = "cluster.in-force.yaml"
@@ -74,23 +80,44 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsFiles | None = None
 
 
+class AlreadyUp(Held):
+    """The cluster that should be started lives."""
+
+
+def live(name: str) -> ClusterFile | None:
+    """Return the cluster of that name, None if it is not up or if its end was begun (and interrupted).
+
+    `end` raises the epoch before it touches anything, so a process of an older epoch is on its way out.
+    """
+    file = discovery.find(name)
+    if file is None:
+        return None
+    identity = read_identity(discovery.state_dir(name))
+    return None if identity is not None and identity.epoch > file.epoch else file
+
+
 def start(wanted: Wanted, *, say: Callable[[str], None] = lambda text: None) -> ClusterFile:
     """Start the cluster and return once its head machine's guard lives.
 
+    What an interrupted `start` or `end` left is ended first; a guard that an interrupted `start` was about to start is
+    waited for.
+
     Raises:
-        Held: it is already up, or being started or ended by somebody else.
+        AlreadyUp: it lives.
+        Held: it is being started or ended by somebody else.
         UserError: its guard could not start; the message says where its log is.
     """
     state = discovery.state_dir(wanted.name)
-    with _exclusively(state, wanted.name):
-        live = discovery.find(wanted.name)
-        if live is not None:
-            raise Held(f"cluster `{wanted.name}` is already up (pid {live.pid})")
+    with _exclusively(state, wanted.name) as turn:
+        if (found := live(wanted.name)) is not None:
+            raise AlreadyUp(f"cluster `{wanted.name}` is already up (pid {found.pid})")
+        _end_guard(discovery.find(wanted.name))
         identity = _next_identity(state, wanted.name)
         runtime = discovery.cluster_dir(identity.uid)
         folder = runtime / "head"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _end_remains(folder)
+        (runtime / "n" / JOINED).unlink(missing_ok=True)
         _write_secrets(state, runtime, identity.uid)
         if wanted.config is not None:
             for name in (CONFIG, CONFIG_IN_FORCE):
@@ -98,7 +125,7 @@ def start(wanted: Wanted, *, say: Callable[[str], None] = lambda text: None) -> 
         spec = _head_machine(wanted, identity, state, runtime)
         write_private(folder / "machine.json", msgspec.json.encode(spec))
         log = state / "logs" / "guard-head.log"
-        guard = spawn_guard(folder, log)
+        guard = spawn_guard(folder, log, holding=turn)
         say(f"guard started (pid {guard})")
         return wait_for_file(wanted.name, identity.uid, guard, log)
 
@@ -113,27 +140,25 @@ def end(name: str, release_all: Callable[[Identity, Path, Path], None]) -> bool:
         Held: somebody else is starting or ending it right now.
     """
     state = discovery.state_dir(name)
-    try:
-        with _exclusively(state, name):
-            identity = read_identity(state)
-            if identity is None:
-                return False
-            raised = msgspec.structs.replace(identity, epoch=identity.epoch + 1)
-            # A full disk must not keep anyone from ending what fills it; the raised epoch is for others on the way up.
-            with contextlib.suppress(OSError):
-                write_private(state / "identity.json", msgspec.json.encode(raised))
-            runtime = discovery.cluster_dir(identity.uid)
-            _end_guard(discovery.find(name))
-            release_all(raised, state, runtime)
-            # Agents that were killed could not take their shared memory with them.
-            sweep_stale(shared_memory_root())
-            discovery.remove(name, identity.uid)
-            shutil.rmtree(runtime, ignore_errors=True)
-            shutil.rmtree(state, ignore_errors=True)
-            return True
-    finally:
-        if not (state / "identity.json").exists():
-            shutil.rmtree(state, ignore_errors=True)
+    with _exclusively(state, name):
+        identity = read_identity(state)
+        if identity is None:
+            _remove_state(state)
+            return False
+        raised = msgspec.structs.replace(identity, epoch=identity.epoch + 1)
+        # A full disk must not keep anyone from ending what fills it; the raised epoch is for others on the way up.
+        with contextlib.suppress(OSError):
+            write_private(state / "identity.json", msgspec.json.encode(raised))
+        runtime = discovery.cluster_dir(identity.uid)
+        _end_guard(discovery.find(name))
+        _end_remains(runtime / "head")
+        release_all(raised, state, runtime)
+        # Agents that were killed could not take their shared memory with them.
+        sweep_stale(shared_memory_root())
+        discovery.remove(name, identity.uid)
+        shutil.rmtree(runtime, ignore_errors=True)
+        _remove_state(state)
+        return True
 
 
 def end_node(file: ClusterFile) -> None:
@@ -308,16 +333,72 @@ def _end_guard(file: ClusterFile | None) -> None:
         time.sleep(0.005)
 
 
+def _end_remains(folder: Path) -> None:
+    """Wait until nothing runs any more of a head machine whose guard was killed, and kill what takes too long.
+
+    Its processes inherit the guard's lock, so the lock is free exactly when all are gone. An old head or agent that
+    ended beside a new one would take the sockets away that both call theirs.
+
+    Raises:
+        UserError: they cannot be ended.
+    """
+    began_s = time.monotonic()
+    while (holder := lock_holder(folder)) is not None:
+        waited_s = time.monotonic() - began_s
+        if waited_s > REMAINS_GRACE_S + END_LIMIT_S:
+            left = ", ".join(map(str, processes.session_members(holder[0]))) or "unknown"
+            raise UserError(f"processes of the guard {holder[0]} do not end (pids {left})", hint="kill them by hand")
+        if waited_s > REMAINS_GRACE_S:
+            # The lock is held from inside the guard's session, so its id cannot have been given to anybody else.
+            processes.kill_session(holder[0])
+        time.sleep(0.005)
+
+
+def _remove_state(state: Path) -> None:
+    """Remove a state directory whose lock we hold: the lock last, so that nobody begins in what is being removed."""
+    for path in state.iterdir():
+        if path.name == LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    (state / LOCK).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        state.rmdir()  # not empty if somebody has just begun anew
+
+
 @contextlib.contextmanager
-def _exclusively(state: Path, name: str) -> Iterator[None]:
-    """Hold the cluster's name against another `up` or `down` on this machine."""
-    descriptor = os.open(state / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _exclusively(state: Path, name: str) -> Iterator[int]:
+    """Hold the cluster's name against another `up` or `down` on this machine; yield the lock's descriptor.
+
+    Raises:
+        Held: somebody else held it for `TURN_LIMIT_S`.
+    """
+    deadline_s = time.monotonic() + TURN_LIMIT_S
+    while (descriptor := _locked(state)) is None:
+        if time.monotonic() > deadline_s:
+            raise Held(f"cluster `{name}`: another `up` or `down` is at work", hint="wait for it to finish")
+        time.sleep(0.02)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise Held(f"cluster `{name}`: another `up` or `down` is at work", hint="wait for it to finish") from error
-    try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _locked(state: Path) -> int | None:
+    """Return the descriptor of a state directory's lock, None while somebody else holds it."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = state / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        return None  # a `down` has just removed the directory
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_ino == path.stat().st_ino:
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(descriptor)
+    return None

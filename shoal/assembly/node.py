@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shoal.assembly.specs import NodeSpec, read
+from shoal.assembly.specs import JOINED, NodeSpec, read
 from shoal.foundation import ids
 from shoal.foundation.amounts import UNIT
 from shoal.foundation.clock import SystemClock
@@ -71,13 +72,14 @@ class _Marks:
 
     def __init__(self, agent: Agent, session: Path) -> None:
         self._agent = agent
-        self._joined, self._busy = session / "joined", session / "busy"
+        self._joined, self._busy = session / JOINED, session / "busy"
         self.remove()
         on_joined = agent.on_joined
 
         def joined(message: object) -> None:
             on_joined(message)  # type: ignore[arg-type]
-            self._joined.touch(mode=0o600)
+            pid = os.getpid()
+            discovery.write_private(self._joined, f"{pid} {discovery.process_started(pid)}".encode())
 
         agent.on_joined = joined  # type: ignore[method-assign]
 

@@ -11,6 +11,8 @@ from shoal.foundation.errors import BadInput
 from shoal.transport.tls import TlsFiles
 
 T = TypeVar("T")
+JOINED = "joined"
+"""In a node's directory: pid and start time of the agent that has joined the head."""
 
 
 class HeadSpec(msgspec.Struct, frozen=True, kw_only=True):

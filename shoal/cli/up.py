@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shoal.cli.output import say
+
+if TYPE_CHECKING:
+    from shoal.transport.discovery import ClusterFile
 
 
 @click.command()
@@ -35,17 +38,16 @@ def up(
     Exits with 0 when the cluster is up, 2 if CONFIG is wrong, 3 if somebody else is at work on it.
     """
     from shoal.assembly import cluster as assembly
-    from shoal.cli.ready import wait_until_ready
-    from shoal.transport import discovery
+    from shoal.assembly.ready import wait_until_ready
 
     began_s = time.monotonic()
     text, loaded = _loaded(config, cluster_name, min_workers, max_workers)
     for warning in loaded.warnings:
         say(str(warning))
     name = loaded.policy.cluster_name
-    live = discovery.find(name)
+    live = assembly.live(name)
     if live is not None:
-        _update(name, text, loaded, yes=yes, dry_run=dry_run)
+        _update(live, text, loaded, yes=yes, dry_run=dry_run)
         return
     head = loaded.policy.node_type(loaded.policy.head_node_type)
     if dry_run:
@@ -56,18 +58,24 @@ def up(
         )
         click.echo(f"would start cluster `{name}`: head `{loaded.policy.head_node_type}`, workers {workers or 'none'}")
         return
-    started = assembly.start(
-        assembly.Wanted(
-            name=name,
-            resources=dict(head.resources) if head else {},
-            node_type=loaded.policy.head_node_type,
-            labels=dict(head.labels) if head else {},
-            config=text,
-            config_path=str(config.resolve()),
-            request_ttl_s=loaded.policy.request_ttl_s,
-        ),
-        say=say,
+    wanted = assembly.Wanted(
+        name=name,
+        resources=dict(head.resources) if head else {},
+        node_type=loaded.policy.head_node_type,
+        labels=dict(head.labels) if head else {},
+        config=text,
+        config_path=str(config.resolve()),
+        request_ttl_s=loaded.policy.request_ttl_s,
     )
+    try:
+        started = assembly.start(wanted, say=say)
+    except assembly.AlreadyUp:
+        # Another `up`, perhaps an interrupted one, was first.
+        live = assembly.live(name)
+        if live is None:
+            raise
+        _update(live, text, loaded, yes=yes, dry_run=dry_run)
+        return
     wait_until_ready(started, say)
     click.echo(f"cluster `{name}` is up ({time.monotonic() - began_s:.1f} s)")
     say(f"use it:   python YOUR_SCRIPT.py   (shoal.init() finds it; or SHOAL_ADDRESS={name})")
@@ -99,17 +107,23 @@ def _loaded(path: Path, name: str | None, min_workers: int | None, max_workers: 
     return text, loaded(decode(text.encode(), str(path)), path)
 
 
-def _update(name: str, text: str, loaded: Any, *, yes: bool, dry_run: bool) -> None:
-    """Compare with what the live cluster runs; write the new text if wanted, for the autoscaler to pick up."""
+def _update(live: ClusterFile, text: str, loaded: Any, *, yes: bool, dry_run: bool) -> None:
+    """Compare with what the live cluster runs; write the new text if wanted, for the autoscaler to pick up.
+
+    It may still be starting, or a process of it may just be coming back: returns when work can run.
+    """
+    from shoal.assembly.ready import wait_until_ready
     from shoal.config.difference import Effect, difference
     from shoal.config.load import load
     from shoal.foundation.errors import BadInput
     from shoal.transport import discovery
 
+    name = live.name
     path = discovery.state_dir(name) / "cluster.yaml"
     held = load(path)
     changes = difference(held, loaded)
     if held.text_hash == loaded.text_hash or not changes:
+        wait_until_ready(live, lambda text: None)
         click.echo(f"cluster `{name}` is up; nothing to change")
         return
     for change in changes:
@@ -121,6 +135,7 @@ def _update(name: str, text: str, loaded: Any, *, yes: bool, dry_run: bool) -> N
     if not yes:
         click.confirm(f"apply to `{name}`?", abort=True, err=True)
     discovery.write_private(path, text.encode())
+    wait_until_ready(live, lambda text: None)
     click.echo(
         f"cluster `{name}`: {len(changes)} change{'s' * (len(changes) != 1)} applied; running work was not touched"
     )

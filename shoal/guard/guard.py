@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -14,9 +13,10 @@ from pathlib import Path
 import msgspec
 
 from shoal.foundation.clock import Clock
-from shoal.foundation.errors import AuthenticationError, Held, ProtocolError
+from shoal.foundation.errors import AuthenticationError, ProtocolError
 from shoal.foundation.eventlog import EventLog, Kind
 from shoal.guard import processes
+from shoal.guard.lock import INHERITED_LOCK, take_lock
 from shoal.guard.machine import Child, MachineSpec
 from shoal.guard.rules import Contact, Ending, ending, restart_in_s
 from shoal.guard.spawn import reap
@@ -29,8 +29,12 @@ LOG_BYTES_MAX = 8 * 2**20
 class Guard:
     """One machine's processes, from the first child to the last file."""
 
-    def __init__(self, clock: Clock, directory: Path, spec: MachineSpec, events: EventLog) -> None:
+    def __init__(
+        self, clock: Clock, directory: Path, spec: MachineSpec, events: EventLog, *, held: int | None = None
+    ) -> None:
+        """Take the machine; `held` is the descriptor of a lock to close once the machine can be found."""
         self._clock, self._directory, self._spec, self._events = clock, directory, spec, events
+        self._held = held
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._ending = asyncio.Event()
         self._why = ""
@@ -44,12 +48,14 @@ class Guard:
         Raises:
             Held: another guard runs this machine, or another live cluster has its name.
         """
-        self._lock = _locked(self._directory / "lock")
+        self._lock = take_lock(self._directory)
         if self._spec.cluster_file is not None:
             pid = os.getpid()
             discovery.write(
                 msgspec.structs.replace(self._spec.cluster_file, pid=pid, started=discovery.process_started(pid))
             )
+        if self._held is not None:
+            os.close(self._held)
         processes.adopt_orphans()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -89,13 +95,16 @@ class Guard:
 
     async def _start(self, child: Child) -> asyncio.subprocess.Process:
         log = _open_log(Path(self._spec.log_dir) / f"{child.name}.log")
+        # Should the guard be killed, a next one of the head machine must wait for these.
+        inherited = {INHERITED_LOCK: str(self._lock)} if self._spec.role == "head" else {}
         try:
             process = await asyncio.create_subprocess_exec(
                 *child.argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **child.env, "SHOAL_PARENT": str(os.getpid())},
+                env={**os.environ, **child.env, "SHOAL_PARENT": str(os.getpid()), **inherited},
+                pass_fds=tuple(map(int, inherited.values())),
             )
         finally:
             os.close(log)
@@ -185,18 +194,6 @@ def _zombie_children() -> list[int]:
     return found
 
 
-def _locked(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise Held(f"{path.parent}: another guard runs this machine") from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()} {discovery.process_started(os.getpid())}\n".encode())
-    return descriptor
-
-
 def _open_log(path: Path) -> int:
     """Open a child's log for appending; a long one is turned over first."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -204,22 +201,3 @@ def _open_log(path: Path) -> int:
         if path.stat().st_size > LOG_BYTES_MAX:
             path.replace(path.with_name(path.name + ".1"))
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def lock_holder(directory: Path) -> tuple[int, str] | None:
-    """Return (pid, start time) of the guard that holds a machine's lock, None if nobody does."""
-    try:
-        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid, _, started = os.read(descriptor, 100).decode().strip().partition(" ")
-        return (int(pid), started) if pid.isdecimal() else None
-    finally:
-        os.close(descriptor)
-    return None
-
-
-__all__ = ["Guard", "lock_holder"]

@@ -8,15 +8,23 @@ import sys
 from pathlib import Path
 
 
-def spawn_guard(folder: Path, log: Path) -> int:
+def spawn_guard(folder: Path, log: Path, *, holding: int | None = None) -> int:
     """Start the guard of the machine described in `folder`, and return its pid, which is also its session's id.
 
-    The caller is its parent and collects it with `reap`, if it lives so long.
+    The caller is its parent and collects it with `reap`, if it lives so long. `holding` is the descriptor of a lock
+    that the guard keeps until it can be found: should the caller die, the lock is not free before.
 
     Raises:
         OSError: no process could be started.
     """
-    return spawn_session([sys.executable, "-m", "shoal.guard", str(folder)], log)
+    argv = [sys.executable, "-m", "shoal.guard", str(folder)]
+    if holding is None:
+        return spawn_session(argv, log)
+    os.set_inheritable(holding, True)
+    try:
+        return spawn_session([*argv, str(holding)], log)
+    finally:
+        os.set_inheritable(holding, False)
 
 
 def spawn_session(argv: list[str], log: Path) -> int:

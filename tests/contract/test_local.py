@@ -16,7 +16,7 @@ from shoal.foundation.amounts import amounts
 from shoal.foundation.clock import SystemClock
 from shoal.foundation.errors import Outcome, UnknownOutcome
 from shoal.guard import processes
-from shoal.guard.guard import lock_holder
+from shoal.guard.lock import lock_holder
 from shoal.model.launch import Answer, Launch, Phase
 from shoal.model.policy import NodeType
 from shoal.providers.local import translate

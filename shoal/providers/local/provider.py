@@ -22,7 +22,7 @@ import msgspec
 from shoal.foundation.clock import Clock
 from shoal.foundation.errors import Outcome, ProviderError, QuotaError, RequestError, TokenMismatch, UnknownOutcome
 from shoal.guard import processes
-from shoal.guard.guard import lock_holder
+from shoal.guard.lock import lock_holder
 from shoal.guard.machine import Child, MachineSpec
 from shoal.guard.spawn import reap, spawn_guard
 from shoal.model.launch import Answer, Debris, Launch, Listing, Machine, Phase
