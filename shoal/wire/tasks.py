@@ -101,13 +101,16 @@ REVOKE: Final = 41
 STORE: Final = 42
 """n, what, arguments: a request to the node's object store; answered by ANSWER."""
 PRINTED: Final = 43
-"""[line, ...], is_error: what the worker's code printed, for its driver."""
+"""[[name, line], ...], inode, offset, is_error: what the worker's code printed, for its driver; it reaches so far in
+the file of that inode, from where the agent reads on if the worker dies."""
 OWNS: Final = 45
 """is_owner: others hold refs of this worker's objects, so it must not be ended while it is idle."""
 USED_UP: Final = 46
 """Nothing follows: this worker has run its `max_calls` tasks and shall not be leased again."""
 NOTED: Final = 47
 """n: the answer to RELOCATED."""
+SHOWN: Final = 48
+"""n: the answer to SHOW."""
 LOCAL: Final = 44
 """n, what, args: a request that the agent answers itself."""
 
@@ -137,11 +140,13 @@ STOP: Final = 70
 UNPLACEABLE: Final = 71
 """key, why, is_final: the class fits nowhere now; final: it never will, fail its tasks."""
 FORWARDED: Final = 72
-"""[[name, pid, node, is_error, [line, ...]], ...]: prints of the job's workers."""
+"""pid, is_error, [[name, line], ...]: prints of one of the job's workers."""
 SEGMENT: Final = 73
 """segment: a leased segment for the client's stock, so that its next put asks nobody."""
 RELOCATED: Final = 75
 """n, object id, node, transfer addresses: your object lies there now; answered by NOTED."""
+SHOW: Final = 76
+"""n: hand on what has been printed so far; answered by SHOWN."""
 SPARE: Final = 74
 """Nothing follows: room is short, give back the segments in stock."""
 

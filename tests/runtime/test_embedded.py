@@ -91,6 +91,83 @@ def test_prints_reach_the_driver_with_name_and_pid_and_equal_ones_once() -> None
         assert any(line.startswith(f"({name} pid=") and line.endswith(f") {word}") for line in said), ran.said  # type: ignore[attr-defined]
 
 
+def test_what_c_code_children_forks_and_the_dying_print_reaches_the_driver(own_places: Path) -> None:
+    ran = program(
+        """
+        import os, shoal, subprocess, time
+        shoal.init("local", num_cpus=2)
+        @shoal.remote
+        def mixed():
+            print("one")
+            os.system("echo two")
+            os.write(1, b"three\\n")
+            subprocess.run(["sh", "-c", "printf fo"])
+            print("ur")
+        @shoal.remote
+        def forked():
+            if (child := os.fork()) == 0:
+                print("in a fork")
+                os._exit(0)
+            os.waitpid(child, 0)
+        @shoal.remote(max_retries=0)
+        def crash():
+            print("begins")
+            time.sleep(0.5)
+            print("crashes soon")
+            os.write(2, b"half a line")
+            os.kill(os.getpid(), 11)
+        @shoal.remote
+        class Late:
+            def begin(self): subprocess.Popen(["sh", "-c", "sleep 0.3; echo late"])
+        shoal.get([mixed.remote(), forked.remote()])
+        late = Late.remote()
+        shoal.get(late.begin.remote())
+        try:
+            shoal.get(crash.remote())
+        except shoal.exceptions.WorkerCrashedError:
+            pass
+        @shoal.remote
+        def last():
+            os.system("echo last")
+            print("words")
+        time.sleep(1.5)
+        shoal.get(last.remote())
+        """
+    )
+    said = ran.said.splitlines()  # type: ignore[attr-defined]
+    mixed = [line.split(") ")[1] for line in said if line.startswith("(mixed pid=")]
+    assert mixed == ["one", "two", "three", "four"], ran.said  # type: ignore[attr-defined]
+    for name, text in (
+        ("forked", "in a fork"),
+        ("crash", "begins"),
+        ("crash", "crashes soon"),
+        ("crash", "half a lineFatal Python error: Segmentation fault"),
+        ("Late", "late"),
+        ("last", "last"),
+        ("last", "words"),
+    ):
+        assert sum(line.startswith(f"({name} pid=") and line.endswith(f") {text}") for line in said) == 1, (text, said)
+
+
+def test_equal_lines_of_many_processes_are_counted(own_places: Path) -> None:
+    ran = program(
+        """
+        import os, shoal
+        shoal.init("local", num_cpus=4)
+        @shoal.remote(num_cpus=0)
+        class Crier:
+            def cry(self, n): os.system(f"echo step {n} is done")
+        criers = [Crier.remote() for _ in range(4)]
+        for n, crier in enumerate(criers):
+            shoal.get(crier.cry.remote(n))
+        """
+    )
+    said = [line for line in ran.said.splitlines() if "is done" in line]  # type: ignore[attr-defined]
+    assert len(said) == 2, ran.said  # type: ignore[attr-defined]
+    assert said[0].endswith(" is done")
+    assert said[1].endswith(" is done [repeated 3x across cluster]")
+
+
 def test_the_scripts_folder_can_be_imported_by_workers(own_places: Path) -> None:
     folder = own_places / "app"
     folder.mkdir()

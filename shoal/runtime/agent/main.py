@@ -41,6 +41,8 @@ from shoal.wire import messages as told
 from shoal.wire import tasks as wire
 from shoal.wire.hello import Role
 
+SHOW_LIMIT_S = 0.25
+"""How long a driver that leaves waits for the last prints of its workers."""
 IDLE_WORKER_S = 5.0
 """How long idle workers beyond the warm ones are kept."""
 
@@ -130,7 +132,8 @@ class Agent:
             wire.OWNS: self._on_owns,
             wire.NOTED: lambda client, m: self.objects.on_noted(client, m),
             wire.USED_UP: self._on_used_up,
-            wire.PRINTED: lambda client, m: self.logs.printed(client, m[1], m[2]),
+            wire.PRINTED: lambda client, m: self.logs.printed(client, *m[1:]),
+            wire.SHOWN: lambda client, m: self.logs.on_shown(client, m[1]),
         }
 
     # ---------------------------------------------------------------------------------------------- life
@@ -191,6 +194,7 @@ class Agent:
             self.fence.look()
             self.bundles.expire()
             self.objects.tick()
+            self.logs.tick()
             self.state.tick()
             self.drain.tick()
             self.pool.end_idle(older_than_s=IDLE_WORKER_S)
@@ -360,6 +364,7 @@ class Agent:
         """The verdict about a worker."""
         started = self.marks.read(worker.process)
         self.marks.forget(worker.process)
+        self.logs.worker_died(worker)
         lease = self.leases.worker_died(worker)
         self.actors.worker_died(worker, why)
         client = self._clients.pop(worker.process, None)
@@ -419,6 +424,11 @@ class Agent:
 
     def _on_local(self, client: Client, message: list[Any]) -> None:
         _, n, what, args = message
+        if what == "prints":
+            workers = [one for one in self.pool.workers.values() if one.job == client.job]
+            serial = self.logs.show(workers, lambda: client.tell(wire.ANSWER, n, True, None))
+            asyncio.get_running_loop().call_later(SHOW_LIMIT_S, self.logs.give_up, serial)
+            return
         try:
             value = self.state.answer(what, args)
         except (KeyError, ValueError, TypeError) as error:

@@ -104,7 +104,7 @@ def shutdown(_exiting_interpreter: bool = False) -> None:
     global _session, _embedded
     with _lock:
         if _session is not None:
-            _session.news.flush_repeats()
+            _session.news.show_rest()
             _session.close()
             _session = None
             settle_here(None)

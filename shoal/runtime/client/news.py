@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import sys
 import threading
 import time
@@ -9,15 +12,17 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from shoal.foundation.errors import ShoalError
 from shoal.foundation.ids import NODE_ID_BYTES
 from shoal.runtime.client.reactor import Link
+from shoal.runtime.decide.repeats import Repeats
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
     from shoal.runtime.client.session import Session
 
-REPEAT_S = 5.0
-"""Equal lines of different processes within this time are shown once, then counted (as Ray does)."""
+LAST_PRINTS_S = 0.5
+"""How long a driver that leaves waits for what its workers printed last."""
 
 
 class News:
@@ -26,11 +31,14 @@ class News:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._calls: dict[str, list[Callable[[Any], None]]] = {}
-        self._seen: dict[str, list[Any]] = {}
+        is_counting = os.environ.get("SHOAL_DEDUP_LOGS", "1") != "0"
+        self._repeats = {is_error: Repeats() if is_counting else None for is_error in (False, True)}
         self._print_lock = threading.Lock()
+        self._look_at = 0.0
         session.core.handlers[wire.TELL] = self._on_tell
         session.core.handlers[wire.FORWARDED] = self._on_forwarded
         session.core.handlers[wire.UNPLACEABLE] = self._on_unplaceable
+        session.core.on_tick.append(self._tick)
         self.on("node-died", self._on_node_died)
         self.on("printed", self._on_printed)
 
@@ -89,39 +97,50 @@ class News:
     def _print(self, process: str, is_error: bool, lines: list[Any]) -> None:
         """Show lines as `(name pid=...) text`, those of another node as `(name pid=..., ip=...)`, as Ray does.
 
-        What several processes print alike is shown once.
+        What several processes print alike is shown once, then counted.
         """
-        stream = sys.stderr if is_error else sys.stdout
         now = time.monotonic()
+        shown = []
         with self._print_lock:
+            repeats = self._repeats[is_error]
             for name, line in lines:
-                seen = self._seen.get(line)
-                if seen is not None and seen[0] != process and now - seen[1] < REPEAT_S:
-                    seen[2] += 1
-                    continue
-                if seen is not None and seen[2]:
-                    self._write(stream, f"({seen[3]} {seen[0]}) {line} [repeated {seen[2]}x across cluster]")
-                self._seen[line] = [process, now, 0, name]
-                self._write(stream, f"({name} {process}) {line}")
-            if len(self._seen) > 1000:
-                self._forget(stream, now)
+                if repeats is None:
+                    shown.append(f"({name} {process}) {line}")
+                else:
+                    shown += repeats.lines(process, name, line, now)
+            self._write(is_error, shown)
 
-    def flush_repeats(self) -> None:
-        """Show the counts of lines that were repeated."""
+    def _tick(self, now: float) -> None:
+        """Show counts when their time is over, though nothing else is printed."""
+        if now < self._look_at:
+            return
+        self._look_at = now + 1.0
         with self._print_lock:
-            self._forget(sys.stdout, float("inf"))
+            for is_error, repeats in self._repeats.items():
+                if repeats is not None and (shown := repeats.due(now)):
+                    self._session.later(functools.partial(self._write, is_error, shown))
 
-    def _forget(self, stream: Any, now: float) -> None:
-        for line, seen in tuple(self._seen.items()):
-            if now - seen[1] >= REPEAT_S:
-                if seen[2]:
-                    self._write(stream, f"({seen[3]} {seen[0]}) {line} [repeated {seen[2]}x across cluster]")
-                del self._seen[line]
+    def show_rest(self) -> None:
+        """Before the session ends: have the workers of this node send what they printed last, and show all of it."""
+        session = self._session
+        if session.log_to_driver and not session.core.is_closed:
+            with contextlib.suppress(OSError, ShoalError):
+                session.core.ask("prints", {}, kind=wire.LOCAL, limit_s=LAST_PRINTS_S)
+            done = threading.Event()
+            session.later(done.set)
+            done.wait(LAST_PRINTS_S)
+        with self._print_lock:
+            for is_error, repeats in self._repeats.items():
+                if repeats is not None:
+                    self._write(is_error, repeats.rest())
 
     @staticmethod
-    def _write(stream: Any, text: str) -> None:
+    def _write(is_error: bool, lines: list[str]) -> None:
+        if not lines:
+            return
+        stream = sys.stderr if is_error else sys.stdout
         try:
-            stream.write(text + "\n")
+            stream.write("\n".join(lines) + "\n")
             stream.flush()
         except (OSError, ValueError):
             pass  # the driver's own output is gone; nobody is left to read it

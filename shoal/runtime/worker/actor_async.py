@@ -177,7 +177,7 @@ class AsyncActor(ActorBase):
 
     def _flush(self) -> None:
         self._is_flush_due = False
-        self.executor.prints.flush_if_any()
+        self.executor.prints.after_batch()
         self.core.flush()
 
     def cancel(self, link: Link, n: int) -> None:

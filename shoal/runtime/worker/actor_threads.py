@@ -143,7 +143,7 @@ class ThreadedActor(ActorBase):
         replies.rows((link.peer, n, name, started, ended, is_ok))
         if duration_us > LONG_US or group.queue.empty() or ended - self._flushed_at > BATCH_S:
             self._flushed_at = ended
-            self.executor.prints.flush_if_any()
+            self.executor.prints.after_batch()
             core.flush()
         else:
             core.touch(link)  # whoever takes the next call may be stopped in it: then the helper sends this

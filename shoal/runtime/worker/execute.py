@@ -52,6 +52,8 @@ class Executor:
         self.actor: Any = None
         """The actor that lives here, once it is built."""
         self.current: tuple[Link, list[Any]] | None = None
+        self._latest: bytes | str = "worker"
+        """The last function that ran, or its name: what its children print later bears it."""
         self._running: Running | None = None
         self._started_at = 0.0
         self.is_used_up = False
@@ -98,7 +100,7 @@ class Executor:
                             core._wake_followers()
                             core._hand_over()
                 self.run_items()
-                self.prints.flush_if_any()
+                self.prints.after_batch()
                 if core.dirty:
                     core.flush()
             except KeyboardInterrupt:
@@ -124,7 +126,7 @@ class Executor:
                 core.flush()  # what is done must not wait for what may be long
             pack_mark(mark, 0, n)
             self._started_at = started
-            self.current = (link, message)
+            self.current, self._latest = (link, message), function_id
             is_ok = True
             try:
                 function = functions.get(function_id)
@@ -153,6 +155,8 @@ class Executor:
             rows((link.peer, n, function_id, started, ended, is_ok))
             if ended - flushed > BATCH_S or duration_us > _LONG_US:
                 core.flush()
+                if duration_us > _LONG_US:
+                    self.prints.flush()
                 ended = flushed = perf_counter()
             started = ended
 
@@ -164,7 +168,7 @@ class Executor:
             self.core.flush()
             MARK.pack_into(self._mark, 0, message[1])
             self._started_at = perf_counter()
-            self.current = (link, message)
+            self.current, self._latest = (link, message), self._name_of_work(message)
             try:
                 self.replies.run_special(link, message)
             finally:
@@ -255,7 +259,7 @@ class Executor:
         self.replies.tick(now)
 
     def _has_timers(self) -> bool:
-        return self.current is not None or self.replies.has_rows
+        return self.current is not None or self.replies.has_rows or self.prints.is_watchful
 
     # ---------------------------------------------------------------------------------------------- about now
 
@@ -267,19 +271,24 @@ class Executor:
         link, message = current
         running = self._running
         if running is None or running.n != message[1] or running.link is not link:
-            special = message[0] in (SPECIAL, SPECIAL_CALL)
-            named = message[5].get("name") if special else None
-            name = named or (self.name_of(message[2]) if message[0] in (TASK, SPECIAL) else str(message[2]))
-            running = self._running = Running(link, message[1], name)
+            running = self._running = Running(link, message[1], self._name_of_work(message))
             running.group = self.binding.group
-            running.attempt = message[5].get("attempt", 0) if special else 0
+            running.attempt = message[5].get("attempt", 0) if message[0] in (SPECIAL, SPECIAL_CALL) else 0
         return running
+
+    def _name_of_work(self, message: list[Any]) -> str:
+        named = message[5].get("name") if message[0] in (SPECIAL, SPECIAL_CALL) else None
+        return named or (self.name_of(message[2]) if message[0] in (TASK, SPECIAL) else str(message[2]))
 
     def _print_name(self) -> str:
         if self.actor is not None:
             return str(self.actor.print_name())
         running = context.current_task()
-        return running.name.rpartition(".")[2] if running is not None else "worker"  # as Ray: no `outer.<locals>.`
+        if running is not None:
+            name = running.name
+        else:
+            name = self.name_of(self._latest) if type(self._latest) is bytes else str(self._latest)
+        return name.rpartition(".")[2]  # as Ray: no `outer.<locals>.`
 
     # ---------------------------------------------------------------------------------------------- cancelling
 

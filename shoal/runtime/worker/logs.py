@@ -1,125 +1,114 @@
 """What the worker's code prints: to a file of its own, turned over at a size, and line by line to the driver.
 
-File descriptors 1 and 2 are the files, so that what libraries and child processes write is kept as well; Python's
-`sys.stdout` and `sys.stderr` also send complete lines on their way.
+Descriptors 1 and 2 are the files, so that what libraries and child processes write is kept, and shown, as well
+(`log_file`). What a worker could not send before it died is read from the files by its agent.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.runtime.client.reactor import Link
+from shoal.runtime.worker.log_file import LogFile
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
     from shoal.runtime.client.session import Session
 
-LINES_WAITING_MAX = 10_000
-LINE_BYTES_MAX = 64 * 1024
+LOOK_PAUSE_S = 0.005
+"""How often at most the worker looks between batches of work for what others wrote to its descriptors."""
+WATCHFUL_S = 2.0
+"""How long after such a write the helper looks often."""
+monotonic = time.monotonic
 
 
 class Prints:
     """Both streams of one worker."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        self._directory = Path(request["log_dir"])
-        self._bytes_max = int(request["log_bytes_max"])
-        self._files_max = int(request["log_files_max"])
-        self._stem = f"worker-{request['process'][-8:]}-{os.getpid()}"
+        stem = f"worker-{request['process'][-8:]}-{os.getpid()}"
+        limits = {"bytes_max": int(request["log_bytes_max"]), "files_max": int(request["log_files_max"])}
         self._session: Session | None = None
-        self._lines: list[tuple[bool, str, str]] = []
-        self._lock = threading.Lock()
         self.name_now: Callable[[], str] = lambda: "worker"
         """Returns the name that a line printed now shall bear."""
-        for fd, suffix in ((1, "out"), (2, "err")):
-            self._open(fd, suffix)
-        sys.stdout = _Stream(self, 1, is_error=False)
-        sys.stderr = _Stream(self, 2, is_error=True)
+        directory = Path(request["log_dir"])
+        self._out, self._err = self._files = [
+            LogFile(fd, directory / f"{stem}.{suffix}", self._name, **limits) for fd, suffix in ((1, "out"), (2, "err"))
+        ]
+        self._look_at = self._watchful_until = 0.0
+        sys.stdout, sys.stderr = _Stream(self._out), _Stream(self._err)
+        os.register_at_fork(after_in_child=self._forked)
 
     def start(self, session: Session) -> None:
         """Send lines from now on."""
         self._session = session
         session.core.on_tick.append(self._tick)
+        session.core.handlers[wire.SHOW] = self._on_show
 
-    def _open(self, fd: int, suffix: str) -> None:
-        path = self._directory / f"{self._stem}.{suffix}"
-        try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        except OSError:
-            file = os.open(os.devnull, os.O_WRONLY)  # a full disk costs the log, never the work
-        os.dup2(file, fd)
-        os.close(file)
+    @property
+    def is_watchful(self) -> bool:
+        """Whether somebody beside Python has written a moment ago, and may do so again."""
+        return monotonic() < self._watchful_until
 
-    def turn_over(self, fd: int) -> None:
-        """Start a new file if this one is full: `.err` becomes `.err.1`, and so on."""
-        suffix = "out" if fd == 1 else "err"
-        with contextlib.suppress(OSError):
-            if os.fstat(fd).st_size < self._bytes_max:
-                return
-            path = self._directory / f"{self._stem}.{suffix}"
-            for number in range(self._files_max - 1, 0, -1):
-                older = path.with_name(f"{path.name}.{number}")
-                if older.exists():
-                    older.replace(path.with_name(f"{path.name}.{number + 1}"))
-            path.with_name(f"{path.name}.{self._files_max}").unlink(missing_ok=True)
-            path.replace(path.with_name(path.name + ".1"))
-            self._open(fd, suffix)
-
-    def line(self, text: str, *, is_error: bool) -> None:
-        """Take one complete line."""
-        with self._lock:
-            if len(self._lines) < LINES_WAITING_MAX:
-                self._lines.append((is_error, self.name_now(), text[:LINE_BYTES_MAX]))
-
-    def _tick(self, now: float) -> None:
-        self.flush_if_any()
-
-    def flush_if_any(self) -> None:
+    def after_batch(self) -> None:
         """Send what waits; called after each batch of work, because an actor may be ended right after its last call."""
-        if self._lines:
+        if self._out.lines or self._err.lines or monotonic() >= self._look_at:
             self.flush()
 
     def flush(self) -> None:
-        """Send the lines that wait."""
+        """Look for what others wrote, and send the lines that wait."""
+        self._look_at = (now := monotonic()) + LOOK_PAUSE_S
         session = self._session
         if session is None:
             return
-        with self._lock:
-            lines, self._lines = self._lines, []
-        agent = session.core.agent
-        for is_error in (False, True):
-            part = [(name, text) for of_error, name, text in lines if of_error is is_error]
-            if part:
-                agent.out.append((wire.PRINTED, part, is_error))
-        if lines:
-            agent.flush()
+        is_sent = False
+        for is_error, file in enumerate(self._files):
+            if file.look():
+                self._watchful_until = now + WATCHFUL_S
+            if file.lines:
+                session.core.agent.out.append((wire.PRINTED, *file.hand_on(), bool(is_error)))
+                is_sent = True
+        if is_sent:
+            session.core.agent.flush()
+
+    def _tick(self, now: float) -> None:
+        self.flush()
+
+    def _on_show(self, link: Link, message: list[Any]) -> None:
+        self.flush()
+        link.out.append((wire.SHOWN, message[1]))
+        link.flush()
+
+    def _name(self) -> str:
+        return self.name_now()
+
+    def _forked(self) -> None:
+        for file in self._files:
+            file.forked()
 
 
 class _Stream(io.TextIOBase):
-    """A text stream that writes to a descriptor and hands complete lines on."""
+    """A text stream over one of the files."""
 
-    def __init__(self, prints: Prints, fd: int, *, is_error: bool) -> None:
-        self._prints, self._fd, self._is_error = prints, fd, is_error
-        self._rest = ""
-        self._lock = threading.RLock()
-        self._written = 0
+    def __init__(self, file: LogFile) -> None:
+        self._file = file
 
     encoding = "utf-8"
     errors = "backslashreplace"
 
     @property
     def buffer(self) -> Any:
-        """Raw bytes go to the file alone."""
-        return os.fdopen(os.dup(self._fd), "wb")
+        """Raw bytes go to the descriptor."""
+        return os.fdopen(os.dup(self._file.fd), "wb")
 
     def fileno(self) -> int:
-        return self._fd
+        return self._file.fd
 
     def writable(self) -> bool:
         return True
@@ -128,20 +117,7 @@ class _Stream(io.TextIOBase):
         return False
 
     def write(self, text: str) -> int:
-        data = text.encode("utf-8", "backslashreplace")
-        with self._lock:
-            with contextlib.suppress(OSError):  # a full disk must not end user code that prints
-                os.write(self._fd, data)
-            self._written += len(data)
-            if self._written > 1 << 20:
-                self._written = 0
-                self._prints.turn_over(self._fd)
-            rest = self._rest + text
-            if "\n" in rest:
-                *lines, rest = rest.split("\n")
-                for line in lines:
-                    self._prints.line(line.rpartition("\r")[2], is_error=self._is_error)
-            self._rest = rest[-LINE_BYTES_MAX:]
+        self._file.write(text.encode("utf-8", "backslashreplace"))
         return len(text)
 
     def flush(self) -> None:

@@ -5,6 +5,7 @@ It exits when its agent is gone, whoever else it talks to: nothing may outlive t
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import random
@@ -41,6 +42,7 @@ def run(request: dict[str, Any]) -> None:
     process = bytes.fromhex(request["process"])
     _cut_loose()
     prints = Prints(request)
+    faulthandler.enable(2)  # a crash in C code says where, as in Ray
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     credential = Credential(request["uid"], bytes.fromhex(request["secret"]), Role.DRIVER)
     session_dir = Path(request["session"])
