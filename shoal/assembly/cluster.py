@@ -28,7 +28,6 @@ from shoal.guard import processes
 from shoal.guard.lock import lock_holder
 from shoal.guard.machine import Child, MachineSpec
 from shoal.guard.spawn import reap, spawn_guard
-from shoal.runtime.store.places import shared_memory_root, sweep_stale
 from shoal.transport import address as addresses
 from shoal.transport import discovery
 from shoal.transport.discovery import ClusterFile, write_private
@@ -153,8 +152,7 @@ def end(name: str, release_all: Callable[[Identity, Path, Path], None]) -> bool:
         _end_guard(discovery.find(name))
         _end_remains(runtime / "head")
         release_all(raised, state, runtime)
-        # Agents that were killed could not take their shared memory with them.
-        sweep_stale(shared_memory_root())
+        _sweep_shared_memory()
         discovery.remove(name, identity.uid)
         shutil.rmtree(runtime, ignore_errors=True)
         _remove_state(state)
@@ -164,7 +162,7 @@ def end(name: str, release_all: Callable[[Identity, Path, Path], None]) -> bool:
 def end_node(file: ClusterFile) -> None:
     """End a node or head that was started by hand: its guard, in order, with all it runs."""
     _end_guard(file)
-    sweep_stale(shared_memory_root())
+    _sweep_shared_memory()
     discovery.remove(file.name, file.uid)
 
 
@@ -238,7 +236,9 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
             node_secret_file=str(runtime / "node.secret"),
         )
         write_private(folder / "autoscaler.json", msgspec.json.encode(autoscaler))
-        children.append(_child("autoscaler", folder / "autoscaler.json"))
+        # Its imports would take a core from head and agent, and nothing can wait before the head's node has joined.
+        joined = str(runtime / "n" / JOINED)
+        children.append(msgspec.structs.replace(_child("autoscaler", folder / "autoscaler.json"), after_file=joined))
     return MachineSpec(
         name=HEAD_INSTANCE,
         uid=identity.uid,
@@ -352,6 +352,13 @@ def _end_remains(folder: Path) -> None:
             # The lock is held from inside the guard's session, so its id cannot have been given to anybody else.
             processes.kill_session(holder[0])
         time.sleep(0.005)
+
+
+def _sweep_shared_memory() -> None:
+    """Remove what agents that were killed could not take with them."""
+    from shoal.runtime.store.places import shared_memory_root, sweep_stale  # `up` needs none of it
+
+    sweep_stale(shared_memory_root())
 
 
 def _remove_state(state: Path) -> None:

@@ -16,19 +16,44 @@ from shoal.transport import discovery
 
 if TYPE_CHECKING:
     from shoal.runtime.agent.main import Agent
+    from shoal.runtime.agent.zygotes import Zygote
 
 MARK_EVERY_S = 0.5
 
 
 async def run_node(path: Path) -> None:
     """Run one node's agent until it ends. Every start is a new node id: agent death is node death."""
-    from shoal.runtime.agent.main import Agent
-    from shoal.runtime.agent.settings import AgentSettings
+    from shoal.runtime.agent.zygotes import start_zygote
 
     spec = read(path, NodeSpec)
     session = Path(spec.directory)
     session.mkdir(mode=0o700, parents=True, exist_ok=True)
-    agent = Agent(
+    # It makes its imports while we make ours.
+    zygote = start_zygote()
+    try:
+        agent = _agent(spec, session, zygote)
+    except BaseException:
+        zygote.end()
+        raise
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.end, f"signal {signal.Signals(number).name}")
+    marks = _Marks(agent, session)
+    try:
+        await agent.start()
+        marker = asyncio.create_task(marks.keep())
+        await agent.ended.wait()
+        marker.cancel()
+    finally:
+        marks.remove()
+        await agent.stop(agent.end_why or "the agent was stopped")
+
+
+def _agent(spec: NodeSpec, session: Path, zygote: Zygote) -> Agent:
+    from shoal.runtime.agent.main import Agent
+    from shoal.runtime.agent.settings import AgentSettings
+
+    return Agent(
         SystemClock(),
         AgentSettings(
             node_id=ids.fresh(ids.NODE_ID_BYTES).hex(),
@@ -51,20 +76,9 @@ async def run_node(path: Path) -> None:
             tls=spec.tls,
             ssl_context=spec.tls.dialling() if spec.tls else None,
             server_ssl_context=spec.tls.serving() if spec.tls else None,
+            zygote=zygote,
         ),
     )
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.end, f"signal {signal.Signals(number).name}")
-    marks = _Marks(agent, session)
-    try:
-        await agent.start()
-        marker = asyncio.create_task(marks.keep())
-        await agent.ended.wait()
-        marker.cancel()
-    finally:
-        marks.remove()
-        await agent.stop(agent.end_why or "the agent was stopped")
 
 
 class _Marks:

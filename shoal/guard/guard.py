@@ -79,6 +79,8 @@ class Guard:
     async def _keep(self, child: Child) -> None:
         """Start a child, again and again, as its rule allows."""
         deaths_s: list[float] = []
+        if child.after_file:
+            await self._wait_for(Path(child.after_file), child.after_limit_s)
         while True:
             started_s = self._clock.monotonic_s()
             process = await self._start(child)
@@ -92,6 +94,11 @@ class Guard:
                     self.end(f"`{child.name}` died {len(deaths_s)} times within {child.restart_window_s:.0f} s")
                 return
             await asyncio.sleep(wait_s)
+
+    async def _wait_for(self, path: Path, limit_s: float) -> None:
+        end_s = self._clock.monotonic_s() + limit_s
+        while not path.exists() and self._clock.monotonic_s() < end_s:
+            await asyncio.sleep(0.01)
 
     async def _start(self, child: Child) -> asyncio.subprocess.Process:
         log = _open_log(Path(self._spec.log_dir) / f"{child.name}.log")

@@ -14,8 +14,9 @@ from shoal.transport.tls import TlsFiles
 class Child(msgspec.Struct, frozen=True, kw_only=True):
     """One process that the guard runs. Children start in the order given and end in the reverse order.
 
-    With `is_vital`, the machine ends when the child may not be restarted any more. `env` is added to the
-    guard's own; `restarts_max` within `restart_window_s`, None for ever (with back-off).
+    With `after_file` it is first started once that file is there, but `after_limit_s` later at the latest. With
+    `is_vital`, the machine ends when the child may not be restarted any more. `env` is added to the guard's own;
+    `restarts_max` within `restart_window_s`, None for ever (with back-off).
     """
 
     name: str
@@ -25,6 +26,8 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     restart_window_s: float = 600.0
     is_vital: bool = False
     grace_s: float = 5.0
+    after_file: str = ""
+    after_limit_s: float = 5.0
 
 
 class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -91,12 +91,15 @@ class Cluster:
     def pid_of(self, process: str) -> int:
         """Return the pid of a process of the head machine that its guard started last (head, agent, autoscaler)."""
         log = discovery.state_dir(self.name) / "logs" / "guard.jsonl"
-        started = [
-            event["fields"]["pid"]
-            for event in map(json.loads, log.read_text().splitlines())
-            if event["kind"] == "process_started" and event["fields"]["process"] == process
-        ]
-        return int(started[-1])
+
+        def started() -> list[int]:
+            return [
+                event["fields"]["pid"]
+                for event in map(json.loads, log.read_text().splitlines())
+                if event["kind"] == "process_started" and event["fields"]["process"] == process
+            ]
+
+        return int(until(started, what=f"the start of `{process}`")[-1])
 
     def kill(self, process: str) -> None:
         os.kill(self.pid_of(process), signal.SIGKILL)

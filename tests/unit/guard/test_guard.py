@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from shoal.guard import processes
+from shoal.guard.lock import lock_holder
 from shoal.guard.machine import Child, MachineSpec
 from shoal.transport import discovery
 from shoal.transport.discovery import ClusterFile
@@ -109,6 +110,38 @@ def test_a_killed_child_is_started_again(machine: Any) -> None:
     assert one.started(2)[1]["pid"] != first
     assert one.events("process_died")[0]["code"] == -signal.SIGKILL
     one.end()
+
+
+def test_a_child_waits_for_the_file_it_should_start_after(machine: Any, tmp_path: Path) -> None:
+    mark = tmp_path / "joined"
+    late = Child(name="late", argv=WAITS, after_file=str(mark), after_limit_s=60.0)
+    one = machine([late, Child(name="first", argv=WAITS)])
+    assert [event["process"] for event in one.started(1)] == ["first"]
+
+    mark.touch()
+    assert [event["process"] for event in one.started(2)] == ["first", "late"]
+    one.end()
+
+
+def test_a_file_that_never_comes_does_not_keep_a_child_from_starting(machine: Any, tmp_path: Path) -> None:
+    one = machine([Child(name="late", argv=WAITS, after_file=str(tmp_path / "never"), after_limit_s=0.2)])
+
+    assert one.started(1)[0]["process"] == "late"
+    one.end()
+
+
+def test_children_of_a_head_machine_hold_its_lock_after_its_guard_was_killed(machine: Any) -> None:
+    """The children here do not end with the guard; what the lock says is what the next `up` waits for."""
+    one = machine([Child(name="waits", argv=WAITS)])
+    child = one.started(1)[0]["pid"]
+    one.guard.kill()
+    one.guard.wait()
+    holder = lock_holder(one.folder)
+    os.kill(child, signal.SIGKILL)
+
+    assert holder is not None
+    assert holder[0] == one.guard.pid
+    until(lambda: lock_holder(one.folder) is None)
 
 
 def test_a_vital_child_that_dies_too_often_ends_the_machine(machine: Any) -> None:
