@@ -128,8 +128,10 @@ class Node:
 class CuttingProxy:
     """Forwards connections to an address and cuts each after so many bytes from there, as often as told."""
 
-    def __init__(self, target: str, cut_after: int, cuts: int) -> None:
+    def __init__(self, target: str, cut_after: int, cuts: int, *, silent_after: int | None = None) -> None:
+        """`silent_after`: from that byte on nothing comes any more, and nothing is closed either."""
         self._target, self._cut_after, self.cuts_left = target, cut_after, cuts
+        self._silent_after, self.is_silent = silent_after, False
         self.forwarded = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -154,7 +156,14 @@ class CuttingProxy:
         passed = 0
         try:
             while data := source.recv(65536):
+                if self.is_silent:
+                    continue
                 if is_counted:
+                    if self._silent_after is not None and passed + len(data) > self._silent_after:
+                        data = data[: max(0, self._silent_after - passed)]
+                        target.sendall(data)
+                        self.is_silent = True
+                        continue
                     if self.cuts_left and passed + len(data) > self._cut_after:
                         data = data[: self._cut_after - passed]
                         target.sendall(data)

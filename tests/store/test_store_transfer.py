@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -183,6 +184,41 @@ def test_a_cancelled_pull_takes_no_memory(node: Make) -> None:
     assert isinstance(told[0], TransferError)
     assert target.store.usage().used == 0
     proxy.close()
+
+
+@pytest.mark.parametrize("silent_after", [None, 3 * MIB])
+def test_who_hopes_for_a_dead_node_is_told_at_once(node: Make, silent_after: int | None) -> None:
+    """A host without power answers nothing and closes nothing: only the verdict ends the waiting."""
+    source, target = node(64 * MIB), node(64 * MIB)
+    object_id = source.put(random_array(30))
+    proxy = CuttingProxy(source.serve(), cut_after=0, cuts=0, silent_after=silent_after or 0)
+    told: list[object] = []
+    target.pull(b"w" * 24, [])  # makes the puller
+    assert target.puller is not None
+    target.puller.pull(object_id, [proxy.address], told.append, size=source.store.size_of(object_id))
+    target.loop.until(lambda: proxy.is_silent)
+    assert not told
+
+    began_s = time.monotonic()
+    target.puller.give_up([proxy.address], "its node died")
+    assert isinstance(told[0], TransferError)
+    assert told[0].is_verdict
+    assert "its node died" in str(told[0])
+    assert time.monotonic() - began_s < 1.0, "the lane's own limit is 2 s"
+    # What the lane was receiving into is free again, and the object can be had from somebody else.
+    target.loop.until(lambda: target.store.usage().used == 0)
+    assert target.pull(object_id, [source.serve()]) is None
+    twin(source, object_id, target)
+    proxy.close()
+
+
+def test_a_node_out_of_reach_is_not_said_to_have_nothing(node: Make) -> None:
+    source, target = node(64 * MIB), node(64 * MIB)
+    unreachable = target.pull(b"n" * 24, ["127.0.0.1:9"])
+    empty = target.pull(b"n" * 24, [source.serve()])
+    assert isinstance(unreachable, TransferError)
+    assert isinstance(empty, TransferError)
+    assert (unreachable.is_verdict, empty.is_verdict) == (False, True)
 
 
 def test_a_spilled_object_is_restored_for_whoever_fetches_it(node: Make, tmp_path: Path) -> None:

@@ -294,6 +294,7 @@ class Agent:
             client.pidfd = -1
         if self._clients.pop(client.process, None) is None:
             return
+        self.objects.process_died(client.process)
         self._verdict(client.process, why, is_driver=True)
         self.leases.forget(client)
         self.end_job(client.job, why)
@@ -474,6 +475,14 @@ class Agent:
                 del self._fates[process]
             client.tell(wire.ALIVE, process)
 
+    def is_own(self, process: bytes) -> bool:
+        """Say whether a process is, or was, one of this node's."""
+        return process[:NODE_ID_BYTES] == self._prefix
+
+    def is_node_dead(self, node_id: str) -> bool:
+        """Say whether the head has declared a node dead."""
+        return node_id in self._dead_nodes
+
     def _tell_fates(self, process: bytes, why: str) -> None:
         self._dead[process] = why
         for client in self._fates.pop(process, ()):
@@ -570,6 +579,7 @@ class Agent:
             value = message.value
             process, why = (value["process"], value.get("why", "")) if isinstance(value, dict) else (value[0], value[1])
             self._tell_fates(process, why)
+            self.objects.owner_died(process)
         elif message.what == "nodes" and isinstance(message.value, dict):
             self.peers = {**self.peers, **message.value.get("peers", {})}
             for node_id in message.value.get("left", ()):
@@ -588,9 +598,12 @@ class Agent:
     def _node_left(self, node_id: str) -> None:
         """The head's verdict about a node is one about every process of it."""
         self.peers.pop(node_id, None)
+        if node_id in self._dead_nodes:
+            return  # told already
         self._dead_nodes[node_id] = None
         while len(self._dead_nodes) > 1000:
             del self._dead_nodes[next(iter(self._dead_nodes))]
+        self.objects.node_died(node_id)
         for process in [one for one in self._fates if one[:NODE_ID_BYTES].hex() == node_id]:
             self._tell_fates(process, "its node died")
 
@@ -609,7 +622,7 @@ class Agent:
             places = value if is_ok and value else []
             here = sum(count for node, _, count in places if node == self.node_id)
             away = [place for place in places if place[0] != self.node_id]
-            self.leases.placed(row, sum(place[2] for place in away) + here)
+            self.leases.placed(row, sum(place[2] for place in away) + here, here)
             if away:
                 row.client.tell(wire.PLACED, row.key, away)
 

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 SEAL_LIMIT_S = 2.0
 """How long a reader waits for the writer's word that an object is sealed: both speak on connections of their own."""
+PULL_PAUSE_S = 0.5
+"""How long to wait before trying again to fetch from a node that is out of reach and not declared dead."""
+OWNERS_ASKED_S = 10.0
+"""How often the head is asked whether the owners of what lies here, where it is not theirs to tell, still live."""
 STOCK_OFFER_BYTES_MAX = 16 * 2**20
 """Writers of values up to this size get the next segment at once."""
 
@@ -71,6 +75,9 @@ class Objects:
         self._moving: dict[bytes, None] = {}
         self._turn = 0
         self._readers: set[asyncio.Task[None]] = set()
+        self._sources: dict[str, set[str]] = {}
+        """Transfer addresses that objects were to be fetched from, by node, for when the node is declared dead."""
+        self._owners_asked_s = 0.0
 
     # ---------------------------------------------------------------------------------------------- life
 
@@ -129,6 +136,9 @@ class Objects:
             return
         self.store.tick()
         now = self._agent.clock.monotonic_s()
+        if now - self._owners_asked_s >= OWNERS_ASKED_S:
+            self._owners_asked_s = now
+            self._ask_about_owners()
         for object_id, waiting in tuple(self._early.items()):
             late = [call for until, call in waiting if now >= until]
             self._early[object_id] = [(until, call) for until, call in waiting if now < until]
@@ -169,9 +179,43 @@ class Objects:
         ]
 
     def process_died(self, process: bytes) -> None:
-        """Take back what a dead process leased or pinned."""
+        """Take back what a dead process of this node leased or pinned, and drop what it owned."""
         if self.store is not None:
             self.store.ended(process)
+            self._drop_owned(lambda owner: owner == process)
+
+    def owner_died(self, process: bytes) -> None:
+        """A process of another node is dead: what it owned is nobody's, for only its owner knows who needs a value."""
+        self._drop_owned(lambda owner: owner == process)
+
+    def node_died(self, node_id: str) -> None:
+        """A node is dead by verdict: nothing comes from there, and its processes need nothing any more."""
+        if self._puller is not None:
+            self._puller.give_up(self._sources.pop(node_id, ()), "its node died")
+        self._drop_owned(lambda owner: owner[:NODE_ID_BYTES].hex() == node_id)
+
+    def _drop_owned(self, is_dead: Callable[[bytes], bool]) -> None:
+        if self.store is None:
+            return
+        left = [row.object_id for row in self.store.rows() if is_dead(row.owner)]
+        if left:
+            self.store.free(left)
+            self._agent.changed()
+
+    def _ask_about_owners(self) -> None:
+        """In a large cluster not every death of a worker is told to everybody: ask about owners that live elsewhere."""
+        if self.store is None:
+            return
+        owners = sorted({row.owner for row in self.store.rows() if not self._agent.is_own(row.owner)})
+
+        def answered(is_ok: bool, value: Any) -> None:
+            if is_ok and isinstance(value, list):
+                dead = {owner for owner, is_alive in zip(owners, value, strict=False) if is_alive is False}
+                if dead:
+                    self._drop_owned(dead.__contains__)
+
+        if owners:
+            self._agent.head.ask(b"", "is_alive", {"processes": owners}, answered)
 
     # ---------------------------------------------------------------------------------------------- requests
 
@@ -236,14 +280,36 @@ class Objects:
             # The writer is done, or its ref would not be known; its word is on its way.
             self._early.setdefault(object_id, []).append((until, pinned_at_last))
         else:
-            assert self._puller is not None
+            self._sources.setdefault(node_id, set()).update(sources)
+            self._fetch(client, n, object_id, node_id, sources, pinned_at_last)
 
-            def pulled(error: ShoalError | None) -> None:
-                if error is None:
-                    store.pin(client.process, object_id, answer)
-                else:
-                    self._fail(client, n, error)
+    def _fetch(
+        self,
+        client: Client,
+        n: int,
+        object_id: bytes,
+        node_id: str,
+        sources: list[str],
+        pin: Callable[[], None],
+    ) -> None:
+        """Bring an object here. Out of reach is not lost: that is for the head to say (docs/ownership.md, "Death")."""
+        assert self._puller is not None
 
+        def pulled(error: ShoalError | None) -> None:
+            if error is None:
+                pin()
+            elif isinstance(error, TransferError) and not error.is_verdict and not self._agent.is_node_dead(node_id):
+                asyncio.get_running_loop().call_later(PULL_PAUSE_S, again)
+            else:
+                self._fail(client, n, error)
+
+        def again() -> None:
+            if self._agent.client(client.process) is client:  # else nobody waits any more
+                self._fetch(client, n, object_id, node_id, sources, pin)
+
+        if self._agent.is_node_dead(node_id):
+            self._fail(client, n, TransferError(f"object {object_id.hex()}: its node died", is_verdict=True))
+        else:
             self._puller.pull(object_id, sources, pulled, size=None)
 
     def _unpin(self, client: Client, n: int, args: Any) -> None:

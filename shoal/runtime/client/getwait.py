@@ -40,31 +40,34 @@ class Values:
             GetTimeoutError: it is not there in time.
             TaskError and the cause's type, or a system error: that is its value.
         """
+        end_s = None if limit_s is None else monotonic() + limit_s
         if not ref._ready:
             self._await([ref], limit_s)
         format = ref._format
         if format == 0:  # NATIVE
             return ref._data
-        return self.value_of(ref)
+        return self.value_of(ref, end_s)
 
     def get_many(self, refs: Sequence[ObjectRef[Any]], limit_s: float | None = None) -> list[Any]:
         """Return the values of refs, in their order. Raises as `get`, for the first that failed."""
         values: list[Any] = []
+        read = self.value_of
+        if limit_s is not None:
+            read = functools.partial(self.value_of, end_s=monotonic() + limit_s)
         for ref in refs:
             if not ref._ready:
                 self._await(refs, limit_s, values)
                 break
-        read = self.value_of
         if values:
             values.extend([ref._data if ref._format == 0 else read(ref) for ref in refs[len(values) :]])
             return values
         return [ref._data if ref._format == 0 else read(ref) for ref in refs]
 
-    def value_of(self, ref: ObjectRef[Any]) -> Any:
-        """Return a fresh copy of a ready ref's value, or raise its error."""
+    def value_of(self, ref: ObjectRef[Any], end_s: float | None = None) -> Any:
+        """Return a fresh copy of a ready ref's value, or raise its error. `end_s`: until when it may be waited for."""
         format, data = ref._format, ref._data
         if format == wire.STORED:
-            return self.stored.read(ref)
+            return self.stored.read(ref, end_s)
         if format == wire.ERROR:
             raise_error(data)
         if format == wire.NOTHING:

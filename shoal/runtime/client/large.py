@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shoal.runtime.client import codec
+from shoal.runtime.client.core import monotonic, named_error
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import Hold, ObjectRef, context, escape, groups
 from shoal.runtime.store.reader import Reader
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from shoal.runtime.client.session import Session
 
 LINEAGE_BYTES_MAX = 256 * 2**20
+LOOK_S = 0.5
+"""How long a `get` that may not wait does wait for its agent's word on where a value lies."""
 REBUILDS_MAX = 3
 """How often one `get` has a lost value made again."""
 
@@ -154,26 +157,27 @@ class Stored:
 
     # ---------------------------------------------------------------------------------------------- reading
 
-    def read(self, ref: ObjectRef[Any]) -> Any:
-        """Return a ready, stored ref's value. A lost one is made again if it can be.
+    def read(self, ref: ObjectRef[Any], end_s: float | None = None) -> Any:
+        """Return a ready, stored ref's value. A lost one is made again if it can be. `end_s`: on the monotonic clock.
 
         Raises:
             ObjectLostError, ObjectReconstructionFailedError, OwnerDiedError: it cannot.
+            GetTimeoutError: it is not here by `end_s`, whether it is under way or made again.
         """
         from shoal.exceptions import ObjectLostError
 
         for attempt in range(REBUILDS_MAX + 1):
             if ref._format != wire.STORED:
-                return self._session.values.value_of(ref)
+                return self._session.values.value_of(ref, end_s)
             try:
-                return self.read_place(ref._data, ref._hold)
+                return self.read_place(ref._data, ref._hold, end_s)
             except (ObjectLostError, FileNotFoundError) as error:
                 if attempt == REBUILDS_MAX or not self.rebuild(ref):
                     raise self._loss_of(ref) from error
-            self._session.values._await([ref], None)
+            self._session.values._await([ref], None if end_s is None else max(0.0, end_s - monotonic()))
         raise AssertionError("unreachable")
 
-    def read_place(self, data: list[Any], holds: Any = None) -> Any:
+    def read_place(self, data: list[Any], holds: Any = None, end_s: float | None = None) -> Any:
         """Return the value at a place, without copying its buffers."""
         place, size, nested = data
         object_id, node_id, sources = place[0], place[1], place[2]
@@ -184,7 +188,7 @@ class Stored:
             raise ObjectLostError(object_id.hex(), None, "this node has no object store")
         view = reader.held_view(object_id)
         if view is None:
-            got = self._core.ask("pin", [object_id, node_id, sources, size], kind=wire.STORE)  # type: ignore[arg-type]
+            got = self._pinned([object_id, node_id, sources, size], end_s)
             view = reader.view(object_id, msgspec.convert(got, Located))
         if not nested:
             return load_view(view)
@@ -193,6 +197,39 @@ class Stored:
             return load_view(view)
         finally:
             context.holds = outer
+
+    def _pinned(self, args: list[Any], end_s: float | None) -> Any:
+        """Have the agent fetch and pin an object; return where it lies.
+
+        Raises:
+            ObjectLostError, ...: as the agent says.
+            GetTimeoutError: it has not answered by `end_s`; if it does later, the pin is given back.
+        """
+        core = self._core
+        if end_s is None:
+            return core.ask("pin", args, kind=wire.STORE)  # type: ignore[arg-type]
+        box: list[tuple[bool, Any]] = []
+        is_given_up = False
+
+        def answered(is_ok: bool, value: Any) -> None:
+            if not is_given_up:
+                box.append((is_ok, value))
+            elif is_ok:
+                self._send("unpin", [args[0]])
+
+        core.request(wire.STORE, "pin", args, answered)
+        left_s = max(LOOK_S, end_s - monotonic())
+        core.wait(lambda: bool(box), left_s)
+        with core.lock:
+            is_given_up = not box
+        if is_given_up:
+            from shoal.exceptions import GetTimeoutError
+
+            raise GetTimeoutError(f"get: the value's {args[3]} bytes were not here in time")
+        is_ok, value = box[0]
+        if not is_ok:
+            raise named_error(value)
+        return value
 
     def read_argument(self, data: list[Any], holds: dict[bytes, Hold]) -> Any:
         """Return a stored argument's value; if it is lost, its owner makes it again."""

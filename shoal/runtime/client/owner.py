@@ -148,8 +148,8 @@ class Owner:
         self.core = core
         self.classes: dict[Any, WorkClass] = {}
         self.by_key: dict[int, WorkClass] = {}
-        self.leases: dict[tuple[int, int], Lease] = {}
-        """By (fd of the agent's link, number)."""
+        self.leases: dict[tuple[Link, int], Lease] = {}
+        """By the agent's link and its number."""
         self.agents: dict[str, Link] = {}
         """Links to other nodes' agents, by node id."""
         self.finish: Callable[[Link, list[Any], ObjectRef[Any]], None] = finish_simply
@@ -320,14 +320,17 @@ class Owner:
                 return
             lease = Lease(number, process, link, work, agent, gpus)
             link.lease = lease
-            self.leases[agent.fd, number] = lease
+            if agent.is_closed:  # while we dialled: nobody would answer for this lease
+                self._agent_lost(lease)
+                return
+            self.leases[agent, number] = lease
             work.leases.append(lease)
             self.refill(lease)
 
         self.core.with_peer((process, tuple(addresses)), connected)
 
     def _on_reclaim(self, agent: Link, message: list[Any]) -> None:
-        lease = self.leases.get((agent.fd, message[1]))
+        lease = self.leases.get((agent, message[1]))
         if lease is not None and not lease.is_retiring:
             lease.is_retiring = True
             if lease in lease.work.leases:
@@ -344,7 +347,7 @@ class Owner:
         if lease in lease.work.leases:
             lease.work.leases.remove(lease)
         lease.is_retiring = True
-        self.leases.pop((lease.agent.fd, lease.lease), None)
+        self.leases.pop((lease.agent, lease.lease), None)
         if lease.link.lease is lease:
             lease.link.lease = None
         lease.agent.out.append((wire.RETURN, lease.lease, is_reusable))
@@ -452,10 +455,10 @@ class Owner:
             # The fence: the worker is killed before anything it may have started is done again.
             lease.agent.out.append((wire.REVOKE, lease.lease, "connection lost"))
             lease.agent.flush()
-        for (fd, number), held in tuple(self.leases.items()):
-            if fd == link.fd and held.agent is link:
+        for key, held in tuple(self.leases.items()):
+            if held.agent is link:
+                del self.leases[key]
                 self._agent_lost(held)
-                del self.leases[fd, number]
         for node, agent in tuple(self.agents.items()):
             if agent is link:
                 del self.agents[node]

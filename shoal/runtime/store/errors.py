@@ -19,7 +19,15 @@ class ObjectAbsent(StoreError):
 
 
 class TransferError(StoreError):
-    """No source could deliver an object whole."""
+    """No source could deliver an object whole.
+
+    `is_verdict`: every source said that it does not have the object, or is known to be dead; else somebody was only out
+    of reach, which a later attempt may find otherwise.
+    """
+
+    def __init__(self, text: str, *, is_verdict: bool = False) -> None:
+        super().__init__(text)
+        self.is_verdict = is_verdict
 
 
 class BadLayout(StoreError):

@@ -17,11 +17,12 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from shoal.foundation.amounts import bytes_shown
 from shoal.foundation.backoff import backoff_s
 from shoal.foundation.errors import AuthenticationError, ProtocolError, ShoalError
+from shoal.foundation.ids import PROCESS_ID_BYTES
 from shoal.runtime.store.errors import NoRoom, ObjectStoreFullError, TransferError, no_memory
 from shoal.runtime.store.node import NodeStore
 from shoal.runtime.store.segments import Segment
@@ -62,6 +63,8 @@ class _Pull:
         self.segment: Segment | None = None
         self.error: ShoalError | None = None
         self.reasons: dict[str, str] = {}
+        self.is_doubtful = False
+        """A source was given up because it was out of reach, which says nothing about what it has."""
         self.is_cancelled = False
         self.done: list[Callable[[ShoalError | None], None]] = []
 
@@ -94,6 +97,8 @@ class Puller:
         self._lanes: list[threading.Thread] = []
         self._idle: dict[str, list[socket.socket]] = {}
         self._idle_lock = threading.Lock()
+        self._in_use: dict[str, set[socket.socket]] = {}
+        """Connections that lanes read from at this moment, by source."""
         self._is_closed = False
         self.received_bytes = 0
 
@@ -122,7 +127,7 @@ class Puller:
             self.add_sources(object_id, sources)
             return
         if not sources:
-            done(TransferError(f"object {object_id.hex()}: no node is known to have it"))
+            done(TransferError(f"object {object_id.hex()}: no node is known to have it", is_verdict=True))
             return
         made = _Pull(object_id, sources, size, is_primary)
         made.done.append(done)
@@ -148,6 +153,32 @@ class Puller:
             known.error = known.error or TransferError(f"object {object_id.hex()}: no longer wanted")
             if not known.lanes and known.segment is not None:
                 self._finish(known)
+
+    def give_up(self, sources: Iterable[str], why: str) -> None:
+        """Expect nothing from these sources any more: their node is dead by verdict. Who hoped only for them is told.
+
+        A connection to a host without power stays silent for as long as one listens, so lanes are cut off from it here.
+        """
+        gone = set(sources)
+        for pull in tuple(self._pulls.values()):
+            with pull.lock:
+                lost = gone & pull.sources.keys()
+                for source in lost:
+                    del pull.sources[source]
+                    pull.reasons[source] = why
+                is_whole = pull.segment is not None and not pull.missing_bytes
+                is_hopeless = bool(lost) and not pull.sources and not is_whole and pull.error is None
+                if is_hopeless:
+                    pull.error = _without_source(pull)
+            if is_hopeless:
+                self._tell(pull, pull.error)  # at once, even if a lane has yet to come back from dialling
+        with self._idle_lock:
+            for source in gone:
+                for sock in self._idle.pop(source, ()):
+                    sock.close()
+                for sock in self._in_use.get(source, ()):
+                    with contextlib.suppress(OSError):
+                        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # below TLS, whose state is the lane's
 
     def close(self) -> None:
         """Stop every lane and close all connections. Pulls under way are dropped without an answer."""
@@ -176,7 +207,7 @@ class Puller:
             self._finish(pull)
             return
         pull.segment = answer
-        if pull.is_cancelled:
+        if pull.is_cancelled or pull.error is not None:
             self._finish(pull)
             return
         assert pull.size is not None
@@ -203,15 +234,22 @@ class Puller:
         else:
             self._finish(pull)
 
+    def _tell(self, pull: _Pull, error: ShoalError | None) -> None:
+        """Answer who waits for a pull, and let the next who asks begin anew."""
+        if self._pulls.get(pull.object_id) is pull:
+            del self._pulls[pull.object_id]
+        waiting, pull.done = pull.done, []
+        for done in waiting:
+            done(error)
+
     def _finish(self, pull: _Pull) -> None:
-        self._pulls.pop(pull.object_id, None)
         segment, error = pull.segment, pull.error
         if segment is not None and error is None and pull.size is not None and not pull.missing_bytes:
-            self._store.seal(PULLER, pull.object_id, segment.id, pull.size, is_primary=pull.is_primary)
+            owner = pull.object_id[:PROCESS_ID_BYTES]
+            self._store.seal(PULLER, pull.object_id, segment.id, pull.size, owner=owner, is_primary=pull.is_primary)
         elif segment is not None:
             self._store.give_back(PULLER, segment.id)
-        for done in pull.done:
-            done(error)
+        self._tell(pull, error)
 
     # ------------------------------------------------------------------------------------------------ lanes
 
@@ -250,8 +288,7 @@ class Puller:
             if pull.segment is not None and not pull.ranges:
                 return None  # other lanes have the rest; if one of them fails, it goes on itself
             if not pull.sources:
-                reasons = "; ".join(f"{source}: {reason}" for source, reason in sorted(pull.reasons.items()))
-                pull.error = pull.error or TransferError(f"object {pull.object_id.hex()}: no source left ({reasons})")
+                pull.error = pull.error or _without_source(pull)
                 return None
             source = min(pull.sources, key=lambda name: (pull.users[name] + 2 * pull.sources[name], name))
             pull.users[source] += 1
@@ -270,6 +307,8 @@ class Puller:
                 is_fresh = True
                 connection = self._dial(source)
             connection.settimeout(self._stall_limit_s)
+            with self._idle_lock:
+                self._in_use.setdefault(source, set()).add(connection)
             if pull.segment is None:
                 self._ask_size(pull, connection)
             else:
@@ -284,11 +323,14 @@ class Puller:
         except (OSError, EOFError, ProtocolError, AuthenticationError) as error:
             # A kept connection may simply have grown old: that is no fault of its source.
             if is_fresh or connection is None:
-                self._strike(pull, source, str(error) or type(error).__name__, at_most=self._failures_max)
+                self._strike(
+                    pull, source, str(error) or type(error).__name__, at_most=self._failures_max, is_doubtful=True
+                )
         finally:
             with pull.lock:
                 pull.users[source] -= 1
             if connection is not None:
+                self._let_go(source, connection)
                 connection.close()
 
     def _ask_size(self, pull: _Pull, connection: socket.socket) -> None:
@@ -362,33 +404,53 @@ class Puller:
                     current[0] += filled
                     with pull.lock:
                         pull.missing_bytes -= filled
-                        pull.sources[source] = 0
+                        if source in pull.sources:
+                            pull.sources[source] = 0
                         self.received_bytes += filled
 
     def _taken(self, pull: _Pull) -> tuple[int, int] | None:
         with pull.lock:
             return pull.ranges.popleft() if pull.ranges else None
 
-    def _strike(self, pull: _Pull, source: str, reason: str, *, at_most: int) -> None:
+    def _strike(self, pull: _Pull, source: str, reason: str, *, at_most: int, is_doubtful: bool = False) -> None:
         with pull.lock:
-            pull.reasons[source] = reason
-            if source in pull.sources:
+            if source in pull.sources:  # else its node was declared dead meanwhile, which says more
+                pull.reasons[source] = reason
                 pull.sources[source] += 1
                 if pull.sources[source] >= at_most:
                     del pull.sources[source]
+                    pull.is_doubtful = pull.is_doubtful or is_doubtful
 
     def _kept(self, source: str) -> socket.socket | None:
         with self._idle_lock:
             sockets = self._idle.get(source)
             return sockets.pop() if sockets else None
 
+    def _let_go(self, source: str, connection: socket.socket) -> None:
+        with self._idle_lock:
+            self._forget(source, connection)
+
+    def _forget(self, source: str, connection: socket.socket) -> None:
+        used = self._in_use.get(source)
+        if used is not None:
+            used.discard(connection)
+            if not used:
+                del self._in_use[source]
+
     def _keep(self, source: str, connection: socket.socket) -> None:
         with self._idle_lock:
+            self._forget(source, connection)
             sockets = self._idle.setdefault(source, [])
             if not self._is_closed and len(sockets) < LANES_PER_PULL_MAX and len(self._idle) <= _IDLE_CONNECTIONS_MAX:
                 sockets.append(connection)
                 return
         connection.close()
+
+
+def _without_source(pull: _Pull) -> TransferError:
+    """Return the error of a pull that nobody is left for."""
+    reasons = "; ".join(f"{source}: {reason}" for source, reason in sorted(pull.reasons.items()))
+    return TransferError(f"object {pull.object_id.hex()}: no source left ({reasons})", is_verdict=not pull.is_doubtful)
 
 
 class _Refused(Exception):
