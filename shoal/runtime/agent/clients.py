@@ -13,6 +13,7 @@ class ClassRow:
     """One class of work of one client: what waits, what was granted."""
 
     __slots__ = (
+        "allowed_here",
         "amounts",
         "asked_at",
         "bundle",
@@ -60,6 +61,8 @@ class ClassRow:
         self.duration_us = -1
         self.waiting_since: float | None = None
         self.is_placing = False
+        self.allowed_here = 0
+        """How many leases of what need not run here the head has placed here, beyond those granted since."""
         self.asked_at, self.pause_s = 0.0, 0.0
         self.expires_at: float | None = None
         self.turn = 0

@@ -43,7 +43,8 @@ class HeadLink:
         self._granted: dict[tuple[bytes, str], int] = {}
         self._last: dict[str, Any] = {}
         self._rid = 0
-        self._asks: dict[int, Callable[[bool, Any], None]] = {}
+        self._asks: dict[int, tuple[told.Ask, Callable[[bool, Any], None]]] = {}
+        """Requests without an answer so far, oldest first."""
         self._sent_at = 0.0
         self._heartbeat_s = 1.0
         self.contact_at = 0.0
@@ -98,19 +99,22 @@ class HeadLink:
                 self._heartbeat_s = message.heartbeat_s
                 self._is_full = True
                 self._agent.on_joined(message)
-                # Requests that the old connection took with it are asked again; the head answers them once.
+                # What the old connection, or the head that crashed, took with it is asked again: requests name what
+                # they make, so a head that did carry one out does it once.
                 waiting, self._outbox = self._outbox, []
                 for one in waiting:
                     self.send(one)
+                for ask, _ in tuple(self._asks.values()):
+                    self.send(ask)
                 self.joined.set()
                 self.report_now()
             case told.Refused():
                 self.is_refused = message.why
                 self._agent.on_refused(message)
             case told.Reply():
-                call = self._asks.pop(message.rid, None)
-                if call is not None:
-                    call(message.is_ok, message.value)
+                asked = self._asks.pop(message.rid, None)
+                if asked is not None:
+                    asked[1](message.is_ok, message.value)
             case _:
                 self._agent.on_head(message)
 
@@ -131,8 +135,10 @@ class HeadLink:
     def ask(self, process: bytes, what: str, args: dict[str, Any], call: Callable[[bool, Any], None]) -> None:
         """Ask the head something for a process of ours (or for ourselves: empty)."""
         self._rid += 1
-        self._asks[self._rid] = call
-        self.send(told.Ask(self._rid, process, what, args))
+        ask = told.Ask(self._rid, process, what, args)
+        self._asks[self._rid] = (ask, call)
+        if self.is_joined and self.connection is not None:
+            self.connection.send(ask)  # else it is sent with all that are open, after the next join
 
     # ---------------------------------------------------------------------------------------------- reports
 

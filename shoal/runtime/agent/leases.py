@@ -93,6 +93,7 @@ class Leases:
             if row.waiting_since is None:
                 row.waiting_since = self._clock.monotonic_s()
                 row.pause_s = 0.0
+                row.allowed_here = 0  # what the head once said was about other work
             if row not in self._rows:
                 self._turn += 1
                 row.turn = self._turn
@@ -206,16 +207,16 @@ class Leases:
             self._later(now, short)
 
     def _suits(self, row: ClassRow, now: float) -> bool:
-        """Say whether the work should run here: it belongs here, or the head has said that it has nothing better."""
+        """Say whether the work should run here: it belongs here, or the head has placed some of it here."""
         if row.bundle is not None or row.client.kind == "owner":
             return True
         if row.spread:
-            return row.asked_at > 0 and not row.is_placing
+            return row.allowed_here > 0
         if row.selector:
             rank = selectors.rank(row.selector, self._node_id, self._labels)
             if rank is None:
                 return False
-            return rank == 0 or (row.asked_at > 0 and not row.is_placing)
+            return rank == 0 or row.allowed_here > 0
         return True
 
     def _grant(self, row: ClassRow, now: float) -> bool:
@@ -232,6 +233,7 @@ class Leases:
         self.by_number[lease.number] = lease
         row.granted += 1
         row.held += 1
+        row.allowed_here = max(0, row.allowed_here - 1)
         row.client.held += 1
         self._changed()
         self._pool.take(
@@ -270,9 +272,9 @@ class Leases:
         row.is_placing, row.asked_at = True, now
         self._place(row, count)
 
-    def placed(self, row: ClassRow, count: int) -> None:
-        """The head has answered: so many leases elsewhere."""
-        row.is_placing = False
+    def placed(self, row: ClassRow, count: int, here: int) -> None:
+        """The head has answered: so many leases, `here` of them on this node."""
+        row.is_placing, row.allowed_here = False, here
         low, high = PLACE_PAUSE_S
         row.pause_s = low if count else min(high, max(low, row.pause_s * 2))
         self.schedule_soon()

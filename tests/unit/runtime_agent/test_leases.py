@@ -1,0 +1,93 @@
+"""What the head has placed here is granted here, and no more of what is better off elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from shoal.foundation.amounts import UNIT
+from shoal.runtime.agent.clients import ClassRow, Client
+from shoal.runtime.agent.leases import Leases
+from shoal.runtime.agent.stock import Stock
+from shoal.testing import sim_time
+from shoal.wire import tasks as wire
+
+HERE, THERE = "aa" * 14, "bb" * 14
+
+
+class Pool:
+    """Workers at once, as many as are asked for."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def take(self, kind: Any, call: Any, *, is_fresh: bool) -> None:
+        self.count += 1
+        info = SimpleNamespace(info={"addresses": []})
+        call(SimpleNamespace(process=b"w%d" % self.count, client=info, lease=None, grip=None, is_dead=False))
+
+
+class Desk:
+    """Leases of one node with one owner; what was asked of the head, and what the owner was told."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.asked: list[int] = []
+        self.leases = Leases(
+            sim_time.HandClock(),
+            Stock({"CPU": 8 * UNIT}),
+            Pool(),  # type: ignore[arg-type]
+            HERE,
+            {},
+            bind=lambda *_: None,
+            place=lambda row, count: self.asked.append(count),
+            changed=lambda: None,
+        )
+        self.told: list[Any] = []
+        self.client = Client(SimpleNamespace(send=self.told.append), "driver", b"owner", 1, {})  # type: ignore[arg-type]
+        self.row = self.client.classes[1] = ClassRow(self.client, 1, {"amounts": {"CPU": UNIT}, **spec})
+
+    async def need(self, waiting: int, seen: int = 0) -> None:
+        self.leases.need(self.client, 1, waiting, seen, -1)
+        await asyncio.sleep(0)
+
+    async def placed(self, count: int, here: int) -> None:
+        self.leases.placed(self.row, count, here)
+        await asyncio.sleep(0)
+
+    @property
+    def granted(self) -> int:
+        return sum(message[0] == wire.LEASED for message in self.told)
+
+
+async def _a_preference_holds_for_later_work_too(spec: dict[str, Any]) -> None:
+    desk = Desk(spec)
+    await desk.need(3)
+    assert (desk.granted, desk.asked) == (0, [3]), "the head knows where it belongs"
+    await desk.need(1)  # less is left by the time of the answer
+    await desk.placed(3, here=2)
+    assert desk.granted == 1
+    await desk.need(0, seen=1)
+
+    await desk.need(2, seen=1)
+    assert desk.granted == 1, "what was said of earlier work says nothing about this"
+    desk.leases.placed(desk.row, 2, 2)
+    await asyncio.sleep(0)
+    assert desk.granted == 3
+
+
+def test_work_with_a_soft_affinity_to_another_node_runs_here_only_as_the_head_says() -> None:
+    sim_time.run(_a_preference_holds_for_later_work_too({"selector": [{}, [], [THERE], True]}))
+
+
+def test_spread_work_runs_here_only_as_the_head_says() -> None:
+    sim_time.run(_a_preference_holds_for_later_work_too({"spread": True}))
+
+
+def test_work_without_a_preference_runs_here_at_once() -> None:
+    async def check() -> None:
+        desk = Desk({})
+        await desk.need(3)
+        assert (desk.granted, desk.asked) == (3, [])
+
+    sim_time.run(check())
