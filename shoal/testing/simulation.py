@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import sqlite3
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +28,7 @@ from shoal.providers.protocol import Traits
 from shoal.providers.sim.cloud import SimCloud, SimMachine
 from shoal.providers.sim.faults import CALM, Faults, SimOffer
 from shoal.providers.sim.provider import SimProvider
+from shoal.testing.memory_disk import MemoryDisk
 from shoal.testing.trace_head import TraceHead
 from shoal.testing.world import SimBoot
 
@@ -135,7 +135,7 @@ class _Running:
         )
         self.head.prepare(self._labels, usage_every_s=setting.usage_every_s)
         self._machines: dict[str, SimMachine] = {}
-        self._disk = sqlite3.connect(":memory:", isolation_level=None)
+        self._disk = MemoryDisk()
         self.ledger = Ledger(self._disk, self.clock)
         self.autoscaler = Autoscaler(
             self.clock,

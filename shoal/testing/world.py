@@ -7,7 +7,6 @@ lives on in memory as a file would. `story` prints what happened, for failures.
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
 from shoal.autoscaler.act.ledger import Ledger
@@ -27,6 +26,7 @@ from shoal.providers.sim.cloud import SimCloud, SimMachine
 from shoal.providers.sim.faults import CALM, Faults, SimOffer, SimQuota
 from shoal.providers.sim.provider import SimProvider, render
 from shoal.testing.builders import policy as default_policy
+from shoal.testing.memory_disk import MemoryDisk
 from shoal.testing.sim_head import LEASE_S, REJOIN_S, SimHead
 
 
@@ -81,7 +81,7 @@ class World:
         self.cloud.on_running = self._machine_runs
         self.cloud.on_ended = self._machine_ended
         self.cloud.on_notice = lambda machine, in_s: self.head.warn(machine.instance_id, "interruption", in_s)
-        self.disk = _new_disk()
+        self.disk = MemoryDisk()
         self.autoscaler: Autoscaler | None = None
         self.ledger: Ledger | None = None
         self.ends: list[str] = []
@@ -287,7 +287,7 @@ class World:
     def lose_ledger(self) -> None:
         """Delete the ledger's file; the next start finds nothing. Only while the autoscaler is dead."""
         self.disk.close()
-        self.disk = _new_disk()
+        self.disk = MemoryDisk()
         self._exempt.update(one.instance_id for one in self.machines())
         self._lost_s = self.clock.monotonic_s()
         self.is_ledger_lost = True
@@ -391,7 +391,3 @@ _SHORT = {"cpu": "CPU", "gpu": "GPU"}
 
 def _amounts(shape: Mapping[str, float]) -> dict[str, int]:
     return amounts({_SHORT.get(name, name): quantity for name, quantity in shape.items()})
-
-
-def _new_disk() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:", isolation_level=None)

@@ -223,7 +223,8 @@ def test_nothing_is_left_however_the_driver_ends(own_places: Path, number: signa
 def test_a_forked_child_of_the_driver_does_not_keep_the_cluster_alive(own_places: Path) -> None:
     ran = program(
         """
-        import os, shoal, sys, time
+        import os, shoal, sys, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside threads
         shoal.init("local", num_cpus=1)
         child = os.fork()
         if child == 0:

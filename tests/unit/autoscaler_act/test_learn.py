@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sqlite3
 
 import pytest
 
@@ -27,13 +26,14 @@ from shoal.model.instance import State
 from shoal.model.plan import Buy, Drain, Release
 from shoal.model.policy import Health
 from shoal.testing.builders import instance, offer_key
+from shoal.testing.memory_disk import MemoryDisk
 from shoal.testing.sim_time import HandClock
 
 
 class Stage:
     def __init__(self) -> None:
         self.clock = HandClock()
-        self.ledger = Ledger(sqlite3.connect(":memory:", isolation_level=None), self.clock)
+        self.ledger = Ledger(MemoryDisk(), self.clock)
         self.log = MemoryLog(self.clock)
         self.learned = Learned(self.clock, Chance(1), self.ledger, self.log, Health())
 

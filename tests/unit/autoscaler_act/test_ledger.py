@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 from pathlib import Path
 
@@ -14,15 +13,12 @@ from shoal.foundation.errors import Held, JournalFull, UserError
 from shoal.model.instance import State
 from shoal.model.snapshot import Hold, UsableMemory
 from shoal.testing.builders import instance, offer_key
+from shoal.testing.memory_disk import MemoryDisk
 from shoal.testing.sim_time import HandClock
 
 
 class Died(BaseException):
     pass
-
-
-def memory() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:", isolation_level=None)
 
 
 def put(ledger: Ledger, *rows: object) -> None:
@@ -32,7 +28,7 @@ def put(ledger: Ledger, *rows: object) -> None:
 
 
 def test_rows_of_every_kind_survive_a_restart() -> None:
-    disk, clock = memory(), HandClock()
+    disk, clock = MemoryDisk(), HandClock()
     attempt = Attempt(
         token="t",
         instance_ids=("i-a-1",),
@@ -62,7 +58,7 @@ def test_rows_of_every_kind_survive_a_restart() -> None:
 
 @pytest.mark.parametrize(("boundary", "is_kept"), [("commit.before", False), ("commit.after", True)])
 def test_a_crash_keeps_what_was_committed_and_nothing_else(boundary: str, is_kept: bool) -> None:
-    disk, clock = memory(), HandClock()
+    disk, clock = MemoryDisk(), HandClock()
 
     def crash(name: str) -> None:
         if name == boundary:
@@ -76,7 +72,7 @@ def test_a_crash_keeps_what_was_committed_and_nothing_else(boundary: str, is_kep
 
 def test_memory_never_runs_ahead_of_the_disk() -> None:
     """A commit that fails leaves the rows as they were."""
-    disk, clock = memory(), HandClock()
+    disk, clock = MemoryDisk(), HandClock()
     ledger = Ledger(disk, clock)
     put(ledger, instance("i-a-1"))
     pages = disk.execute("PRAGMA page_count").fetchone()[0]
@@ -93,7 +89,7 @@ def test_memory_never_runs_ahead_of_the_disk() -> None:
 
 
 def test_a_change_is_all_or_nothing_when_its_block_raises() -> None:
-    ledger = Ledger(memory(), HandClock())
+    ledger = Ledger(MemoryDisk(), HandClock())
     with pytest.raises(ValueError, match="oops"), ledger.changing() as change:
         change.put(instance("i-a-1"))
         raise ValueError("oops")
@@ -130,7 +126,7 @@ def test_a_file_that_is_no_ledger_is_a_user_error(tmp_path: Path) -> None:
 
 
 def test_spend_is_accrued_by_time_and_survives() -> None:
-    disk, clock = memory(), HandClock()
+    disk, clock = MemoryDisk(), HandClock()
     ledger = Ledger(disk, clock, boot_id="b")
     put(ledger, instance("i-a-1", State.READY, price_micro=3_600_000))
     clock.pass_(100.0)
@@ -147,7 +143,7 @@ def test_spend_is_accrued_by_time_and_survives() -> None:
 
 
 def test_spend_is_exact_over_many_small_steps() -> None:
-    disk, clock = memory(), HandClock(0.0)
+    disk, clock = MemoryDisk(), HandClock(0.0)
     ledger = Ledger(disk, clock, boot_id="b")
     put(ledger, instance("i-a-1", State.READY, price_micro=100_003))
     for number in range(1, 1001):
@@ -157,7 +153,7 @@ def test_spend_is_exact_over_many_small_steps() -> None:
 
 
 def test_queued_and_gone_cost_nothing_and_the_rest_does() -> None:
-    ledger = Ledger(memory(), HandClock())
+    ledger = Ledger(MemoryDisk(), HandClock())
     put(ledger, *(instance(f"i-{state}", state, price_micro=1) for state in State))
     assert ledger.committed_micro == len(State) - 2
     assert ledger.is_price_complete()
@@ -166,7 +162,7 @@ def test_queued_and_gone_cost_nothing_and_the_rest_does() -> None:
 
 
 def test_times_go_on_after_a_restart_on_the_same_boot() -> None:
-    disk, clock = memory(), HandClock(1000.0)
+    disk, clock = MemoryDisk(), HandClock(1000.0)
     put(Ledger(disk, clock, boot_id="b"), instance("i-a-1", since_s=990.0))
     clock.pass_(50.0)
     again = Ledger(disk, clock, boot_id="b")
@@ -176,7 +172,7 @@ def test_times_go_on_after_a_restart_on_the_same_boot() -> None:
 
 def test_times_are_moved_after_another_boot() -> None:
     """What was 10 s old when the host went down for 100 s is 110 s old, though the monotonic clock began anew."""
-    disk, clock = memory(), HandClock(1000.0)
+    disk, clock = MemoryDisk(), HandClock(1000.0)
     row = instance("i-a-1", since_s=990.0, drain_deadline_s=1300.0, price_micro=3_600_000)
     put(Ledger(disk, clock, boot_id="b"), row)
 
@@ -191,7 +187,7 @@ def test_times_are_moved_after_another_boot() -> None:
 
 
 def test_a_wall_clock_that_went_back_does_not_unspend() -> None:
-    disk, clock = memory(), HandClock(1000.0)
+    disk, clock = MemoryDisk(), HandClock(1000.0)
     put(Ledger(disk, clock, boot_id="b"), instance("i-a-1", price_micro=3_600_000))
     again = Ledger(disk, HandClock(5.0, clock.wall - 1e6), boot_id="another")
     assert again.spent_micro() == 0
@@ -200,7 +196,7 @@ def test_a_wall_clock_that_went_back_does_not_unspend() -> None:
 
 def test_rows_are_pruned_a_day_after_they_closed() -> None:
     clock = HandClock()
-    ledger = Ledger(memory(), clock)
+    ledger = Ledger(MemoryDisk(), clock)
     attempt = Attempt(token="t", instance_ids=("i-a-1",), node_type="s2", offer=offer_key(), request=b"")
     put(
         ledger,
@@ -220,7 +216,7 @@ def test_rows_are_pruned_a_day_after_they_closed() -> None:
 
 
 def test_a_ledger_is_fresh_until_what_the_cloud_held_is_taken_over() -> None:
-    disk, clock = memory(), HandClock()
+    disk, clock = MemoryDisk(), HandClock()
     first = Ledger(disk, clock)
     with first.changing() as change:
         change.note(session=3)
@@ -231,7 +227,7 @@ def test_a_ledger_is_fresh_until_what_the_cloud_held_is_taken_over() -> None:
 
 
 def test_an_empty_change_commits_nothing() -> None:
-    ledger = Ledger(memory(), HandClock())
+    ledger = Ledger(MemoryDisk(), HandClock())
     before = ledger.version
     with ledger.changing():
         pass

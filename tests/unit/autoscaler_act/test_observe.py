@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import msgspec
 import pytest
 
@@ -18,6 +16,7 @@ from shoal.model.offer import Market, Quota
 from shoal.model.snapshot import Work
 from shoal.providers.protocol import Traits
 from shoal.testing.builders import instance, node, offer, offer_key
+from shoal.testing.memory_disk import MemoryDisk
 from shoal.testing.sim_time import HandClock
 
 NAME = "i-aaaaaa-00001"
@@ -27,7 +26,7 @@ LAG_S = 10.0
 class Stage:
     def __init__(self, state: State, **fields: object) -> None:
         self.clock = HandClock(100.0)
-        self.ledger = Ledger(sqlite3.connect(":memory:", isolation_level=None), self.clock)
+        self.ledger = Ledger(MemoryDisk(), self.clock)
         given: dict[str, object] = {"token": "t", "created_s": 0.0}
         with self.ledger.changing() as change:
             change.put(instance(NAME, state, **(given | fields)))
