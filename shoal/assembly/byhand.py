@@ -41,14 +41,22 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """After how many seconds without contact a node is dead, and stops what could run elsewhere; less, so that never
-    two of them run."""
+    two of them run. And after how many the host of a driver elsewhere is."""
 
     node_dead_s: float = 40.0
     fence_s: float = 25.0
+    job_dead_s: float = 30.0
 
 
 def start_head(
-    name: str, host: str, port: int, node: Node, say: Callable[[str], None], patience: Patience | None = None
+    name: str,
+    host: str,
+    port: int,
+    node: Node,
+    say: Callable[[str], None],
+    patience: Patience | None = None,
+    *,
+    driver_port: int = 0,
 ) -> ClusterFile:
     """Start a head with a node here and return its discovery file once work can run.
 
@@ -57,6 +65,12 @@ def start_head(
         BadInput: a value cannot be used.
     """
     patience = patience or Patience()
+    if host in ("0.0.0.0", "::"):
+        raise BadInput(f"--host: expected the address by which other hosts reach this one, got `{host}`")
+    if driver_port and addresses.Address("tcp", host).is_loopback:
+        raise BadInput("--driver-port: expected --host with it, since only drivers of other hosts use the port")
+    if driver_port and driver_port == port:
+        raise BadInput(f"--driver-port: expected another port than the head's, {port}")
     if not 0 < patience.fence_s < patience.node_dead_s:
         raise BadInput(f"--fence-after: expected less than --node-dead-after, got {patience.fence_s:g} s")
     held, store_bytes = _resources(node)
@@ -72,6 +86,8 @@ def start_head(
             object_store_bytes=store_bytes,
             node_dead_s=patience.node_dead_s,
             fence_s=patience.fence_s,
+            job_dead_s=patience.job_dead_s,
+            driver_port=driver_port,
             tls=node.tls,
         ),
         say=say,

@@ -61,7 +61,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What to start on this machine. Resources are whole 1/10000.
 
     `config` is the YAML's text, None for a head that was started by hand (then nothing scales). `frames` and
-    `grpc` are address texts; empty means sockets in the runtime directory.
+    `grpc` are address texts; empty means sockets in the runtime directory. `driver_port`: where drivers of other hosts
+    are served, 0 for any port; used only where `frames` can be reached from there.
     """
 
     name: str
@@ -76,6 +77,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     request_ttl_s: float = 3600.0
     node_dead_s: float = 40.0
     fence_s: float = 25.0
+    job_dead_s: float = 30.0
+    driver_port: int = 0
     tls: TlsFiles | None = None
 
 
@@ -212,8 +215,9 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
         log_dir=str(logs / HEAD_INSTANCE),
         secret_file=str(runtime / "node.secret"),
         is_head=True,
-        listen=_beside(frames[0]),
+        listen=_beside(frames[0], wanted.driver_port),
         object_store_bytes=wanted.object_store_bytes,
+        job_dead_s=wanted.job_dead_s,
         tls=wanted.tls,
     )
     write_private(folder / "head.json", msgspec.json.encode(head))
@@ -264,10 +268,10 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
     )
 
 
-def _beside(frames: str) -> list[str]:
+def _beside(frames: str, port: int) -> list[str]:
     """Return where the head machine's agent listens for other hosts: where the head does, on a port of its own."""
     head = addresses.parse(frames)
-    return [] if head.is_loopback else [str(addresses.Address("tcp", head.host, 0))]
+    return [] if head.is_loopback else [str(addresses.Address("tcp", head.host, port))]
 
 
 def _child(role: str, spec: Path) -> Child:

@@ -73,6 +73,7 @@ def _agent(spec: NodeSpec, session: Path, zygote: Zygote) -> Agent:
             epoch=spec.epoch,
             is_head=spec.is_head,
             fence_s=spec.fence_s,
+            job_dead_s=spec.job_dead_s,
             tls=spec.tls,
             ssl_context=spec.tls.dialling() if spec.tls else None,
             server_ssl_context=spec.tls.serving() if spec.tls else None,

@@ -53,6 +53,7 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True):
     listen: list[str] = []
     object_store_bytes: int = 0
     fence_s: float = 25.0
+    job_dead_s: float = 30.0
     tls: TlsFiles | None = None
 
 

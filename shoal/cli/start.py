@@ -16,6 +16,12 @@ from shoal.cli.output import say
 @click.option("--name", default="default", show_default=True, help="The cluster's name (with --head).")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where the head listens (with --head).")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Which port; 0 takes a free one.")
+@click.option(
+    "--driver-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Where drivers of other hosts are served (with --head and --host); 0 takes a free one.",
+)
 @click.option("--num-cpus", type=click.FloatRange(0), help="CPUs of this node; default: what this machine has.")
 @click.option("--num-gpus", type=click.FloatRange(0), help="GPUs of this node; default: what this machine has.")
 @click.option("--memory", help="Memory for tasks, such as `8 GiB`; default: 70 % of this machine's.")
@@ -30,6 +36,7 @@ from shoal.cli.output import say
 @click.option("--tls-ca", type=click.Path(path_type=Path), help="The authority that signed every host's certificate.")
 @click.option("--node-dead-after", type=click.FloatRange(0.1), default=40.0, hidden=True, help="Seconds of silence.")
 @click.option("--fence-after", type=click.FloatRange(0.05), default=25.0, hidden=True, help="Seconds; less than that.")
+@click.option("--driver-dead-after", type=click.FloatRange(3), default=30.0, hidden=True, help="Seconds of silence.")
 @click.option("--block", is_flag=True, help="Stay in the foreground until the node ends.")
 def start(
     head: bool,
@@ -37,6 +44,7 @@ def start(
     name: str,
     host: str,
     port: int,
+    driver_port: int,
     num_cpus: float | None,
     num_gpus: float | None,
     memory: str | None,
@@ -49,6 +57,7 @@ def start(
     tls_ca: Path | None,
     node_dead_after: float,
     fence_after: float,
+    driver_dead_after: float,
     block: bool,
 ) -> None:
     """Start a head (`--head`) or join one (`--address HOST:PORT`) from this machine.
@@ -73,14 +82,17 @@ def start(
         object_store_memory=object_store_memory,
         resources=custom,
         labels=byhand.parsed_labels(labels),
-        tls=tls.given(tls_cert, tls_key, tls_ca),
+        tls=tls.given({"--tls-cert": tls_cert, "--tls-key": tls_key, "--tls-ca": tls_ca}),
     )
     if head:
-        patience = byhand.Patience(node_dead_s=node_dead_after, fence_s=fence_after)
-        started = byhand.start_head(name, host, port, node, say, patience)
+        patience = byhand.Patience(node_dead_s=node_dead_after, fence_s=fence_after, job_dead_s=driver_dead_after)
+        started = byhand.start_head(name, host, port, node, say, patience, driver_port=driver_port)
         click.echo(f"head `{name}` listens at {started.frames}")
-        say(f"join it:  shoal start --address {started.frames.removeprefix('tcp:')} --secret-file SECRET")
+        reached_at = started.frames.removeprefix("tcp:")
+        say(f"join it:  shoal start --address {reached_at} --secret-file SECRET")
         say(f"secret:   {started.directory}/node.secret   (0600; copy it to the other host)")
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            say(f'drive it: SHOAL_SECRET_FILE={started.directory}/driver.secret, init("{reached_at}")')
     else:
         started = byhand.start_node(address, secret_file, node, say)
         click.echo(f"node `{started.name}` joined {started.frames}")

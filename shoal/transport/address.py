@@ -1,9 +1,14 @@
-"""Addresses: `unix:/path` or `tcp:host:port`. Everything listens on loopback or a Unix socket unless asked."""
+"""Addresses: `unix:/path` or `tcp:host:port`. Everything listens on loopback or a Unix socket unless asked.
+
+`via:` before one names the home agent of a process that nobody else can reach.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,6 +16,7 @@ import msgspec
 from shoal.foundation.errors import BadInput
 
 UNIX_PATH_BYTES_MAX = 100
+VIA = "via:"
 
 
 class Address(msgspec.Struct, frozen=True, order=True):
@@ -67,6 +73,44 @@ def tune(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         sock.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
+
+
+def lose_after(descriptor: int, silent_s: float) -> None:
+    """Have the system break a TCP connection whose other host has been silent for `silent_s`, busy or not.
+
+    The other host's system answers for its process, however busy that is; where it has ended, it says so itself.
+    """
+    sock = socket.socket(fileno=os.dup(descriptor))  # an event loop lends its socket out without its options
+    try:
+        if sock.family == socket.AF_UNIX:
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        whole = max(3, round(silent_s))
+        for name, value in {
+            "TCP_KEEPIDLE": max(1, whole // 3),
+            "TCP_KEEPINTVL": max(1, whole // 6),
+            "TCP_KEEPCNT": 4,
+            "TCP_USER_TIMEOUT": whole * 1000,  # the same for what was sent and never acknowledged
+        }.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    finally:
+        sock.close()
+
+
+def reachable(texts: Sequence[str]) -> list[str]:
+    """Return the addresses worth dialling, best first: a Unix socket whose file is here, then TCP.
+
+    An address that begins with `via:` is one of the process's home agent, which passes everything on (`by_way_of`).
+    """
+    plain = {text: text.removeprefix(VIA) for text in texts}
+    here = [text for text, bare in plain.items() if bare.startswith("unix:") and Path(bare[5:]).exists()]
+    return here + [text for text, bare in plain.items() if not bare.startswith("unix:")]
+
+
+def by_way_of(texts: Sequence[str]) -> tuple[str, ...]:
+    """Return the addresses of a process that only its home agent, which listens at `texts`, can reach."""
+    return tuple(VIA + text for text in texts)
 
 
 def peer_uid(sock: socket.socket) -> int | None:

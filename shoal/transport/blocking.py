@@ -11,7 +11,8 @@ import ssl
 import time
 
 from shoal.foundation.errors import AuthenticationError, ProtocolError
-from shoal.transport.address import Address, peer_uid, tune
+from shoal.transport.address import VIA, Address, parse, peer_uid, tune
+from shoal.wire.frames import LENGTH, frame
 from shoal.wire.hello import (
     CLIENT_BYTES,
     HELLO_LIMIT_S,
@@ -22,6 +23,9 @@ from shoal.wire.hello import (
     Role,
     ServerHello,
 )
+from shoal.wire.tasks import VIA_TO
+
+VIA_ANSWER_BYTES_MAX = 64
 
 
 def dial(
@@ -56,6 +60,33 @@ def dial(
         hello = ClientHello(authenticator, role=role)
         sock.sendall(hello.first)
         sock.sendall(hello.reply(_exactly(sock, SERVER_BYTES, end)))
+    except BaseException:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def dial_peer(
+    text: str, process: bytes, ssl_context: ssl.SSLContext | None, authenticator: Authenticator
+) -> socket.socket:
+    """Return a socket to a driver or worker that is reachable at `text`: at its own, or by way of its home agent.
+
+    Raises:
+        As `dial`; ProtocolError: the agent there does not know the process.
+    """
+    sock = dial(parse(text.removeprefix(VIA)), ssl_context, authenticator, role=Role.DRIVER)
+    if not text.startswith(VIA):
+        return sock
+    end = time.monotonic() + HELLO_LIMIT_S
+    try:
+        sock.settimeout(HELLO_LIMIT_S)
+        sock.sendall(frame([(VIA_TO, process)]))
+        # Exactly this answer is read: what follows it is the driver's, and the caller's to read.
+        (length,) = LENGTH.unpack(_exactly(sock, LENGTH.size, end))
+        if length > VIA_ANSWER_BYTES_MAX:
+            raise ProtocolError(f"relay: an answer of {length} bytes")
+        _exactly(sock, length, end)
     except BaseException:
         sock.close()
         raise
@@ -112,4 +143,4 @@ def _exactly(sock: socket.socket, count: int, end: float) -> bytes:
     return got
 
 
-__all__ = ["AuthenticationError", "ProtocolError", "answer", "dial"]
+__all__ = ["AuthenticationError", "ProtocolError", "answer", "dial", "dial_peer"]

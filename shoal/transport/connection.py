@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from shoal.foundation.errors import AuthenticationError, LimitExceeded, ProtocolError
-from shoal.transport.address import Address, peer_uid, tune, unix
-from shoal.wire.frames import FrameReader, frame
+from shoal.transport.address import Address, lose_after, peer_uid, tune, unix
+from shoal.wire.frames import LENGTH, FrameReader, frame
 from shoal.wire.hello import (
     CLIENT_BYTES,
     HELLO_LIMIT_S,
@@ -70,6 +70,9 @@ class Connection:
         self._outbox = []
         for start in range(0, len(outbox), MESSAGES_PER_FRAME_MAX):
             self._writer.write(frame(outbox[start : start + MESSAGES_PER_FRAME_MAX]))
+        self._limit_outbox()
+
+    def _limit_outbox(self) -> None:
         if self._writer.transport.get_write_buffer_size() > OUTBOX_BYTES_MAX:
             # A peer that does not read for so long is as good as gone; waiting would cost everybody's memory.
             self.abort()
@@ -93,6 +96,31 @@ class Connection:
             messages = [message for body in self._frames.feed(data) for message in body]
             if messages:
                 return messages
+
+    async def receive_bodies(self) -> list[bytes] | None:
+        """Return the bodies of the frames that arrived as they are, None once the peer is gone: for passing them on.
+
+        After the first call `receive` must not be used any more. Raises as `receive`.
+        """
+        self._frames.leave_undecoded()
+        while data := await self._read():
+            bodies = list(self._frames.feed(data))
+            if bodies:
+                return bodies
+        self.abort()
+        return None
+
+    def forward(self, body: bytes) -> None:
+        """Write one frame that somebody else has encoded, at once. Quiet once closed."""
+        if not self.is_closed and not self._writer.transport.is_closing():
+            self._writer.writelines((LENGTH.pack(len(body)), body))
+            self._limit_outbox()
+
+    def lose_after(self, silent_s: float) -> None:
+        """Break the connection once the other host has been silent for so long (TCP only; whole seconds)."""
+        sock = self._writer.get_extra_info("socket")
+        if sock is not None:
+            lose_after(sock.fileno(), silent_s)
 
     async def serve(self, handle: Callable[[Connection, list[Any]], Awaitable[None] | None]) -> None:
         """Give every batch of messages to `handle` until the peer is gone or breaks the rules."""

@@ -176,13 +176,26 @@ def load_credential(path: Path) -> Credential:
     """
     try:
         status = path.stat()
-        uid, role, digits = path.read_text().split()
-        credential = Credential(uid, bytes.fromhex(digits), Role[role.upper()])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"secret file `{path}`: expected `uid role hex` readable by this user, got {error}") from error
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"secret file `{path}`: expected it readable by this user, got {error}") from error
+    credential = parsed_credential(text, f"secret file `{path}`")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise UserError(f"secret file `{path}`: expected mode 0600", hint=f"chmod 600 {path}")
     return credential
+
+
+def parsed_credential(text: str, where: str) -> Credential:
+    """Return the credential that a secret file's line holds; `where` names the place for errors.
+
+    Raises:
+        UserError: it is no such line.
+    """
+    try:
+        uid, role, digits = text.split()
+        return Credential(uid, bytes.fromhex(digits), Role[role.upper()])
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{where}: expected `uid role hex`, as a head writes its secrets") from error
 
 
 def best_credential(directory: Path) -> Credential:

@@ -7,7 +7,7 @@ names the address dialled. Who somebody *is* stays the hello's affair. Unix sock
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -54,18 +54,20 @@ def files_of(paths: Sequence[str] | None) -> TlsFiles | None:
     return TlsFiles(*paths) if paths else None
 
 
-def given(certificate: Path | None, key: Path | None, authority: Path | None) -> TlsFiles | None:
-    """Return what a person named on the command line, checked; None if nothing.
+def given(paths: Mapping[str, Path | None]) -> TlsFiles | None:
+    """Return what a person named, checked; None if nothing.
+
+    `paths` are the certificate, its key and the authority's certificate, in this order, by the names that the person
+    knows them under.
 
     Raises:
         BadInput: one of the three is missing or unusable.
     """
-    paths = {"--tls-cert": certificate, "--tls-key": key, "--tls-ca": authority}
     missing = [name for name, path in paths.items() if path is None]
     if len(missing) == len(paths):
         return None
     if missing:
-        raise BadInput(f"start: expected all of {', '.join(paths)} or none, got no {' and no '.join(missing)}")
+        raise BadInput(f"TLS: expected all of {', '.join(paths)} or none, got no {' and no '.join(missing)}")
     files = TlsFiles(*(str(path.resolve()) for path in paths.values() if path is not None))
     files.serving()
     return files

@@ -72,6 +72,10 @@ class FrameReader:
             if start:
                 del rest[:start]
 
+    def leave_undecoded(self) -> None:
+        """From the next frame on, yield bodies as they came, as `bytes`: for whoever passes them on."""
+        self._decode = bytes
+
     @property
     def bytes_waiting(self) -> int:
         """How many bytes of an incomplete frame are held."""

@@ -157,3 +157,22 @@ MOVED: Final = 81
 """n, object id, size, transfer addresses: take a primary copy; answered by ANSWER."""
 MOVED_OWNED: Final = 82
 """n, owner's process, object id, node, transfer address: tell the owner where it is now; answered by ANSWER."""
+
+# ------------------------------------------------------------- by way of a home agent (docs/drivers-elsewhere.md)
+VIA: Final = 90
+"""channel, body: one frame's body of a relayed link, in either direction between a driver and its home agent."""
+VIA_DIAL: Final = 91
+"""channel, process, addresses: connect me to this process; answered by VIA_OPEN or VIA_CLOSE."""
+VIA_OPEN: Final = 92
+"""channel, role: a relayed link is open. An even channel: a peer of this role has dialled the driver. To that peer the
+agent says the same, with channel 0, before anything else."""
+VIA_CLOSE: Final = 93
+"""channel: it is closed, by the other end or by the agent."""
+VIA_TAKEN: Final = 94
+"""channel, bytes: the peer has taken so many more; the driver keeps at most VIA_BYTES_MAX under way in one channel."""
+VIA_TO: Final = 95
+"""process: the first and only message of a peer that wants everything after it relayed to this driver of the agent."""
+ELSEWHERE: Final = 96
+"""addresses: what the head answers to a driver: its home agent listens there."""
+VIA_BYTES_MAX: Final = 4 * 2**20
+"""How many bytes of one relayed link may be between the driver and the peer."""

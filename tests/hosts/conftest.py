@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+DRIVER_PORT = 6401
 NETWORK = "10.77.{}.{}"
+NETWORK_ALL = "10.77.0.0/16"
 _numbers = itertools.count(1)
 
 
@@ -83,6 +85,12 @@ class Host:
         ran = subprocess.run(self._inside_of(list(command)), capture_output=True, text=True, timeout=limit_s)
         assert not check or ran.returncode == 0, f"{command}: {ran.stdout}\n{ran.stderr[-3000:]}"
         return ran
+
+    def only_reach(self, address: str, port: int) -> None:
+        """From now on the host may open connections to this port only, and nobody can open one to the host."""
+        rules = [f"pref 10 to {address} ipproto tcp dport {port} lookup main", f"pref 20 to {NETWORK_ALL} blackhole"]
+        for rule in rules:  # nothing else leaves, answers to others' connections included
+            _ip("-n", self.name, "rule", "add", *rule.split())
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -171,6 +179,7 @@ class Cluster:
         head_cpus: int = 1,
         dead_s: float = 40.0,
         fence_s: float = 25.0,
+        driver_dead_s: float = 30.0,
         is_encrypted: bool = False,
     ) -> None:
         self._is_encrypted = is_encrypted
@@ -179,8 +188,9 @@ class Cluster:
         self.address = f"{self.head.address}:6400"
         self.head.shoal("start", "--head", "--host", self.head.address, "--port", "6400", "--num-cpus", str(head_cpus),
                         "--object-store-memory", "256 MiB", "--node-dead-after", str(dead_s),
-                        "--fence-after", str(fence_s), *self._tls(self.head))  # fmt: skip
-        self.head.run("sh", "-c", "cp /tmp/shoal-*/*/node.secret /mnt/")
+                        "--fence-after", str(fence_s), "--driver-port", str(DRIVER_PORT),
+                        "--driver-dead-after", str(driver_dead_s), *self._tls(self.head))  # fmt: skip
+        self.head.run("sh", "-c", "cp /tmp/shoal-*/*/node.secret /tmp/shoal-*/*/driver.secret /mnt/")
         self.nodes: list[Host] = []
 
     def join(self, *, cpus: int = 2, resources: str = "{}", more: tuple[str, ...] = ()) -> Host:

@@ -81,6 +81,10 @@ class Nodes:
         api.adopt(found)
         return found
 
+    def secret_line(self) -> str:
+        """Return what a driver elsewhere is given as SHOAL_SECRET."""
+        return f"{self.uid} admin {self.secret}"
+
     def end(self) -> None:
         for name, node in self.nodes.items():
             if name != "head":
@@ -161,6 +165,7 @@ async def run(request: dict[str, Any]) -> None:
             is_head=request["is_head"],
             fence_s=SETTINGS["fence_s"],
             warm_workers=1,
+            job_dead_s=request.get("job_dead_s", 30.0),
             memory_threshold=memory_threshold,
         ),
     )
@@ -168,7 +173,9 @@ async def run(request: dict[str, Any]) -> None:
         await agent.start()
         await agent.head.joined.wait()
         loop.add_signal_handler(signal.SIGUSR1, lambda: _drain(agent, place))
-        print(json.dumps({"node_id": agent.node_id, "session": str(session)}), flush=True)
+        told = {"node_id": agent.node_id, "session": str(session), "pid": os.getpid()}
+        told["tcp"] = next(text for text in agent.join_message().address if text.startswith("tcp:"))
+        print(json.dumps(told), flush=True)
         waits = [loop.create_task(ended.wait()), loop.create_task(agent.ended.wait())]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:

@@ -89,6 +89,7 @@ class Client:
         "pid",
         "pidfd",
         "process",
+        "relay",
         "worker",
     )
 
@@ -99,6 +100,8 @@ class Client:
         """Leases it holds."""
         self.job = ""
         self.worker: Any = None
+        self.relay: Any = None
+        """The links of a driver that nobody can dial."""
         self.pidfd = -1
         self.is_local = True
 

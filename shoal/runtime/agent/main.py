@@ -31,6 +31,7 @@ from shoal.runtime.agent.leases import Leases
 from shoal.runtime.agent.logs import Logs
 from shoal.runtime.agent.objects import Objects
 from shoal.runtime.agent.pool import Pool, Worker
+from shoal.runtime.agent.relay import Relay
 from shoal.runtime.agent.settings import AgentSettings
 from shoal.runtime.agent.state import StateTables
 from shoal.runtime.agent.stock import Grip, Stock
@@ -134,6 +135,9 @@ class Agent:
             wire.USED_UP: self._on_used_up,
             wire.PRINTED: lambda client, m: self.logs.printed(client, *m[1:]),
             wire.SHOWN: lambda client, m: self.logs.on_shown(client, m[1]),
+            wire.VIA: lambda client, m: client.relay.pass_on(m[1], m[2]) if client.relay else None,
+            wire.VIA_DIAL: lambda client, m: client.relay.dial(m[1], m[2], m[3]) if client.relay else None,
+            wire.VIA_CLOSE: lambda client, m: client.relay.closed_by_driver(m[1]) if client.relay else None,
         }
 
     # ---------------------------------------------------------------------------------------------- life
@@ -229,6 +233,11 @@ class Agent:
                             handler(client, message)
                     elif kind in self.objects.peer_kinds and connection.role >= Role.NODE:
                         await self.objects.on_peer(connection, message)
+                    elif kind == wire.VIA_TO:
+                        driver = self._clients.get(message[1])
+                        if driver is not None and driver.relay is not None:
+                            await driver.relay.serve(connection)
+                        return
                 self.leases.schedule_soon()
         finally:
             if client is not None:
@@ -259,7 +268,11 @@ class Agent:
                 "process": process,
             }
             self._clients[process] = client
-            self._watch_driver(client)
+            if info.get("is_remote"):
+                client.relay = Relay(self, client)
+                connection.lose_after(self.settings.job_dead_s)
+            else:
+                self._watch_driver(client)
             client.tell(wire.WELCOME, process, self.client_info(client.job))
             self.head.send(
                 told.JobStarted(client.job, process, info.get("entrypoint", ""), info.get("namespace", ""), pid)
@@ -294,6 +307,8 @@ class Agent:
             client.pidfd = -1
         if self._clients.pop(client.process, None) is None:
             return
+        if client.relay is not None:
+            client.relay.close()
         self.objects.process_died(client.process)
         self._verdict(client.process, why, is_driver=True)
         self.leases.forget(client)
@@ -322,6 +337,7 @@ class Agent:
             "labels": self.settings.labels,
             "total": self.stock.total,
             "log_dir": str(self.log_dir),
+            "job_dead_s": self.settings.job_dead_s,
             **self.objects.client_info(),
         }
 

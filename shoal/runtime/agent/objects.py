@@ -17,6 +17,7 @@ import msgspec
 from shoal.foundation.errors import ShoalError
 from shoal.foundation.ids import NODE_ID_BYTES
 from shoal.runtime.agent.clients import Client
+from shoal.runtime.agent.parcels import Parcels
 from shoal.runtime.store.errors import ObjectAbsent, TransferError
 from shoal.runtime.store.node import NodeStore
 from shoal.runtime.store.objects import Pinned
@@ -68,7 +69,10 @@ class Objects:
             "unpin": self._unpin,
             "free": self._free,
             "forked": self._forked,
+            "read": self._read,
+            "write": self._write,
         }
+        self._parcels: Parcels | None = None
         self._number = 0
         self._answers: dict[int, Callable[[bool, Any], None]] = {}
         """What to do when a peer (or a client) has answered."""
@@ -103,6 +107,7 @@ class Objects:
             reclaim=self._ask_spare,
         )
         self.store.warm()
+        self._parcels = Parcels(self._directory.path)
 
         def on_loop(call: Callable[[], None]) -> None:
             _soon(loop, call)
@@ -180,7 +185,8 @@ class Objects:
 
     def process_died(self, process: bytes) -> None:
         """Take back what a dead process of this node leased or pinned, and drop what it owned."""
-        if self.store is not None:
+        if self.store is not None and self._parcels is not None:
+            self._parcels.ended(process)
             self.store.ended(process)
             self._drop_owned(lambda owner: owner == process)
 
@@ -234,6 +240,8 @@ class Objects:
 
         def answer(got: Segment | Any) -> None:
             if isinstance(got, Segment):
+                if client.relay is not None and self._parcels is not None:
+                    self._parcels.leased(client, got)
                 client.tell(wire.ANSWER, n, True, msgspec.to_builtins(got))
             else:
                 self._fail(client, n, got)
@@ -248,14 +256,19 @@ class Objects:
         self._agent.changed()
         for _, call in self._early.pop(object_id, ()):
             call()
-        if size <= STOCK_OFFER_BYTES_MAX:
+        if client.relay is not None:
+            assert self._parcels is not None
+            self._parcels.sealed(client.process, segment_id)  # and no stock: others would wait for what it keeps
+        elif size <= STOCK_OFFER_BYTES_MAX:
             segment = self.store.lease_now(client.process, size)
             if segment is not None:
                 client.tell(wire.SEGMENT, msgspec.to_builtins(segment))
 
     def _give_back(self, client: Client, n: int, args: Any) -> None:
         assert self.store is not None
+        assert self._parcels is not None
         for segment_id in args:
+            self._parcels.sealed(client.process, segment_id)
             self.store.give_back(client.process, segment_id)
 
     def _pin(self, client: Client, n: int, args: Any) -> None:
@@ -267,6 +280,8 @@ class Objects:
 
         def answer(got: Pinned) -> None:
             if isinstance(got, Located):
+                if client.relay is not None and self._parcels is not None:
+                    self._parcels.pinned(client, object_id, got)
                 client.tell(wire.ANSWER, n, True, msgspec.to_builtins(got))
             else:
                 self._fail(client, n, got)
@@ -313,8 +328,23 @@ class Objects:
             self._puller.pull(object_id, sources, pulled, size=None)
 
     def _unpin(self, client: Client, n: int, args: Any) -> None:
-        assert self.store is not None
+        assert self.store is not None and self._parcels is not None
+        if client.relay is not None:
+            for object_id in args:
+                self._parcels.unpinned(client.process, object_id)
         self.store.unpin(client.process, args)
+
+    def _read(self, client: Client, n: int, args: Any) -> None:
+        """Send a remote driver a part of an object."""
+        assert self._parcels is not None
+        object_id, offset, length = args
+        self._parcels.read(client, object_id, offset, length, lambda *answer: client.tell(wire.ANSWER, n, *answer))
+
+    def _write(self, client: Client, n: int, args: Any) -> None:
+        """Take a part of an object from a remote driver."""
+        assert self._parcels is not None
+        segment_id, offset, data = args
+        self._parcels.write(client, segment_id, offset, data, lambda *answer: client.tell(wire.ANSWER, n, *answer))
 
     def _free(self, client: Client, n: int, args: Any) -> None:
         """An owner's objects are no longer referred to: here, and on whatever node holds them."""

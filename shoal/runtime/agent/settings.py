@@ -20,6 +20,7 @@ class AgentSettings:
     the Unix socket in `session` is always there. `session` is a directory of this node alone, 0700, with a short path.
     `tls` is what the processes of this node make their contexts of; the two contexts are the agent's own.
     `fence_s`: without the head for so long, restartable actors are stopped until it is back. 0 turns it off.
+    `job_dead_s`: a driver elsewhere whose host has been silent for so long is dead; whole seconds, at least 3.
     """
 
     node_id: str
@@ -49,5 +50,6 @@ class AgentSettings:
     """One that was started before this process made its imports."""
     memory_threshold: float = 0.95
     fence_s: float = 25.0
+    job_dead_s: float = 30.0
     log_bytes_max: int = 64 * 2**20
     log_files_max: int = 3

@@ -48,7 +48,8 @@ def init(
     """Connect to a cluster, or start one for this program alone.
 
     Without an address: SHOAL_ADDRESS, else this user's one live cluster on this machine, else an embedded one;
-    `"local"` forces an embedded one, `"auto"` demands a live one.
+    `"local"` forces an embedded one, `"auto"` demands a live one. HOST:PORT of a head on another host makes this
+    program a driver there, over one connection that it opens (docs/drivers-elsewhere.md).
 
     Raises:
         NoCluster (a ConnectionError): there is none where one was asked for, or several.

@@ -24,8 +24,9 @@ from typing import Any
 from shoal.foundation.errors import ShoalError
 from shoal.runtime.client.reactor import Link, Reactor
 from shoal.runtime.client.refs import Escaped, Home, Lending, ObjectRef, OwnerAddress, drops, settle
+from shoal.runtime.client.relay import Relay, RelayedLink
 from shoal.transport import blocking, tls
-from shoal.transport.address import parse, unix
+from shoal.transport.address import by_way_of, lose_after, parse, reachable, unix
 from shoal.wire import tasks as wire
 from shoal.wire.hello import Authenticator, Role
 
@@ -38,6 +39,14 @@ SWEEP_SHARE = 0.02
 """The largest share of time that looking for dead escaped refs may take."""
 
 
+class Elsewhere(ConnectionError):
+    """We dialled a head; the drivers' home agent listens at `addresses`."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        super().__init__(f"drivers are served at {', '.join(addresses) or 'no address'}")
+        self.addresses = addresses
+
+
 class Core:
     """The runtime of this process. One at a time; `here()` returns it."""
 
@@ -48,7 +57,7 @@ class Core:
         self.server_ssl_context: ssl.SSLContext | None = None
         self.is_worker = is_worker
         self.lock = threading.RLock()
-        self.reactor = Reactor(self._arrived, self._link_closed)
+        self.reactor = Reactor(self.arrived, self.link_closed)
         self.ids = itertools.count(1)
         self.process = b""
         self.address: OwnerAddress = (b"", ())
@@ -64,6 +73,7 @@ class Core:
             wire.ANSWER: self._on_answer,
             wire.RELEASE: self._on_release,
             wire.WELCOME: self._on_welcome,
+            wire.ELSEWHERE: self._on_elsewhere,
         }
         self.on_result: Callable[[Link, list[Any], Any], None] = lambda link, message, entry: None
         """Called for each result that is not simply native."""
@@ -82,10 +92,13 @@ class Core:
         """An event loop watches the reactor; the helper only flushes."""
         self._followers: list[tuple[Callable[[], bool], threading.Lock]] = []
         self._welcome: list[Any] | None = None
+        self._elsewhere: list[str] | None = None
         self._parked = threading.Event()
         self._helper_rests = self._helper_leads = False
         self._sweep_at, self._sweep_cost_s = 0.0, 0.0
         self._listening: str = ""
+        self.relay: Relay | None = None
+        """Stands for dialling and listening in a driver that nobody can dial."""
 
     # ---------------------------------------------------------------------------------------------- start and end
 
@@ -96,20 +109,27 @@ class Core:
             OSError, ShoalError: the agent is not there, or not ours.
         """
         sock = blocking.dial(parse(address), self.ssl_context, self.authenticator, role=Role.DRIVER, limit_s=limit_s)
+        if info.get("is_remote"):
+            self.relay = Relay(self)
         self.agent = self.reactor.add(sock)
         self.agent.out.append((wire.ATTACH, kind, process, os.getpid(), info))
         self.agent.flush()
         end = monotonic() + limit_s
         with self.reactor.lock:
-            while self._welcome is None and not self.agent.is_closed:
+            while self._welcome is None and self._elsewhere is None and not self.agent.is_closed:
                 left = end - monotonic()
                 if left <= 0:
                     break
                 self.reactor.poll(left)
+        if self._elsewhere is not None:
+            raise Elsewhere(self._elsewhere)
         if self._welcome is None:
             raise ConnectionError("the node's agent did not answer")
         _, self.process, self.info = self._welcome
-        if not self._listening:
+        if self.relay is not None:
+            self.address = (self.process, by_way_of(self.info["agent"]))
+            lose_after(sock.fileno(), self.info["job_dead_s"])
+        elif not self._listening:
             self._listen()
         Home.process, Home.address = self.process, self.address
         Home.escaped, Home.lock = self.escaped, self.lock
@@ -134,12 +154,12 @@ class Core:
         path.chmod(0o600)
         sock.listen(512)
         self._listening = str(path)
-        self.reactor.listen(sock, None, self.authenticator, self._greet)
+        self.reactor.listen(sock, None, self.authenticator, self.greet)
         texts = [f"unix:{path}"]
         host = self.info.get("listen_host", "")
         if host:
             tcp = socket.create_server((host, 0), backlog=512)
-            self.reactor.listen(tcp, self.server_ssl_context, self.authenticator, self._greet)
+            self.reactor.listen(tcp, self.server_ssl_context, self.authenticator, self.greet)
             texts.append(f"tcp:{self.info.get('advertise_host') or host}:{tcp.getsockname()[1]}")
         self.address = (self.process, tuple(texts))
 
@@ -228,6 +248,9 @@ class Core:
                 waiting.append(call)
                 return
             self._dialling[process] = [call]
+            if self.relay is not None:
+                self.relay.dial(address, lambda link: self._dialled(address, link))
+                return
         # Never dial on the thread that reads: two processes dialling each other would wait for each other's accept.
         threading.Thread(target=self._dial, args=(address,), name="shoal-dial", daemon=True).start()
 
@@ -236,7 +259,7 @@ class Core:
         link = None
         for text in reachable(texts):
             try:
-                sock = blocking.dial(parse(text), self.ssl_context, self.authenticator, role=Role.DRIVER)
+                sock = blocking.dial_peer(text, process, self.ssl_context, self.authenticator)
             except (OSError, ShoalError):
                 continue
             with self.lock:
@@ -244,24 +267,50 @@ class Core:
                     sock.close()
                     return
                 link = Link(sock, self.reactor)
-                link.peer, link.addresses = process, list(texts)
-                link.out.append((wire.HELLO, self.process, list(self.address[1])))
-                self.peers[process] = link
+                self._take(link, address)
                 self.reactor.links[link.fd] = link
                 self.reactor._epoll.register(link.fd, 1)
             break
         with self.lock:
-            for call in self._dialling.pop(process, ()):
-                call(link)
-            if link is not None:
-                link.flush()
+            self._dialled(address, link)
         self.flush()
         try:
             self.reactor.kick()  # the leader may wait for what has just been settled here
         except (OSError, ValueError):
             pass  # closed meanwhile
 
-    def _greet(self, link: Link) -> None:
+    def _take(self, link: Link, address: OwnerAddress) -> None:
+        link.peer, link.addresses = address[0], list(address[1])
+        link.out.append((wire.HELLO, self.process, list(self.address[1])))
+        self.peers[address[0]] = link
+
+    def _dialled(self, address: OwnerAddress, link: Link | None) -> None:
+        """Give a new link, or none, to those who wait for it. With the lock held."""
+        if link is not None and self.peers.get(address[0]) is not link:
+            self._take(link, address)
+        for call in self._dialling.pop(address[0], ()):
+            call(link)
+        if link is not None:
+            link.flush()
+
+    def links(self) -> list[Link]:
+        """Return every link, relayed ones too."""
+        return [*self.reactor.links.values(), *(self.relay.links.values() if self.relay is not None else ())]
+
+    def has_link(self, link: Link) -> bool:
+        """Say whether nobody has seen the link's end yet."""
+        return self.reactor.links.get(link.fd) is link or (self.relay is not None and self.relay.has(link))
+
+    def drop(self, link: Link) -> None:
+        """Close a link. Only by whoever leads."""
+        if isinstance(link, RelayedLink):
+            assert self.relay is not None
+            self.relay.drop(link)
+        else:
+            self.reactor.drop(link)
+
+    def greet(self, link: Link) -> None:
+        """Say who we are to whoever has dialled us."""
         link.out.append((wire.HELLO, self.process, list(self.address[1])))
         link.flush()
 
@@ -273,7 +322,7 @@ class Core:
 
     # ---------------------------------------------------------------------------------------------- arriving
 
-    def _arrived(self, link: Link, messages: list[Any]) -> None:
+    def arrived(self, link: Link, messages: list[Any]) -> None:
         """Handle one frame. The results are the hot path: everything about them is inlined here."""
         with self.lock:
             pop, handlers = link.pending.pop, self.handlers
@@ -314,6 +363,9 @@ class Core:
     def _on_welcome(self, link: Link, message: list[Any]) -> None:
         self._welcome = message
 
+    def _on_elsewhere(self, link: Link, message: list[Any]) -> None:
+        self._elsewhere = message[1]
+
     def _on_answer(self, link: Link, message: list[Any]) -> None:
         call = self.requests.pop(message[1], None)
         if call is not None:
@@ -323,7 +375,8 @@ class Core:
         for sender, token in message[1]:
             self.lending.release(link.peer, (sender, token))
 
-    def _link_closed(self, link: Link) -> None:
+    def link_closed(self, link: Link) -> None:
+        """Forget a link that is gone, and tell everybody."""
         with self.lock:
             if self.peers.get(link.peer) is link:
                 del self.peers[link.peer]
@@ -534,12 +587,6 @@ class Core:
         print("shoal: the helper thread met an error of ours:\n" + traceback.format_exc(), file=sys.stderr)  # noqa: T201
 
 
-def reachable(texts: Sequence[str]) -> list[str]:
-    """Return the addresses worth dialling, best first: a Unix socket whose file is here, then TCP."""
-    here = [text for text in texts if text.startswith("unix:") and Path(text[5:]).exists()]
-    return here + [text for text in texts if not text.startswith("unix:")]
-
-
 def named_error(value: Any) -> Exception:
     """Return the error that a failed answer names: `[name, text]`."""
     from shoal.exceptions import ObjectLostError, by_name
@@ -567,4 +614,4 @@ def settle_here(core: Core | None) -> None:
     _core = core
 
 
-__all__ = ["Core", "here", "named_error", "raise_closed", "reachable", "settle", "settle_here"]
+__all__ = ["Core", "Elsewhere", "here", "named_error", "raise_closed", "settle", "settle_here"]

@@ -15,6 +15,7 @@ from typing import Any
 
 from shoal.foundation.errors import NoCluster
 from shoal.runtime.client.core import Core, settle_here
+from shoal.runtime.client.elsewhere import Remote, connect_from_elsewhere, remote
 from shoal.runtime.client.environment import environment
 from shoal.runtime.client.session import Session
 from shoal.transport import discovery
@@ -101,10 +102,11 @@ def _import_path() -> str:
     return str(Path(shoal.__file__).parent.parent)
 
 
-def locate(address: str | None) -> discovery.ClusterFile | None:
+def locate(address: str | None) -> discovery.ClusterFile | Remote | None:
     """Return the cluster that `init` means, None for an embedded one.
 
     `None`: SHOAL_ADDRESS, else this user's one live cluster here, else embedded. `local`: embedded. `auto`: a live one.
+    HOST:PORT that is not of a cluster here: one of other hosts.
 
     Raises:
         NoCluster: there is none where one was named, or several to choose from.
@@ -118,7 +120,8 @@ def locate(address: str | None) -> discovery.ClusterFile | None:
         return None
     if address is not None and address.startswith("ray://"):
         raise ValueError(
-            "address: `ray://` is not spoken here; run the script where the cluster is: `shoal submit CONFIG SCRIPT`"
+            'address: `ray://` is not spoken here; drive a cluster of other hosts with init("HOST:PORT") and its '
+            "secret in SHOAL_SECRET_FILE, or run the script where the cluster is: `shoal submit CONFIG SCRIPT`"
         )
     live = discovery.live_clusters()
     if address in (None, "auto"):
@@ -136,6 +139,9 @@ def locate(address: str | None) -> discovery.ClusterFile | None:
     for one in discovery.live_clusters(kinds=("cluster", "embedded", "node")):
         if address in (one.name, one.frames, one.agent, one.uid):
             return one
+    far = remote(address)
+    if far is not None:
+        return far
     raise NoCluster(f"no live cluster `{address}` on this machine", hint="`shoal clusters` lists those that are live")
 
 
@@ -150,7 +156,11 @@ def connect(
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
     core = Core(credential, ssl_context, session, is_worker=False)
     here = Session(core)
-    core.attach(agent, b"", info, kind="driver")
+    try:
+        core.attach(agent, b"", info, kind="driver")
+    except BaseException:
+        core.close()
+        raise
     here.job = core.info["job"]
     here.namespace = info["namespace"]
     here.environment = environment(info.get("environment"))
@@ -213,11 +223,13 @@ def register_exit(close: Any) -> None:
     atexit.register(close)
 
 
-def connect_to(found: discovery.ClusterFile, info: dict[str, Any]) -> Session:
-    """Return a session of a driver in a cluster on this machine. Raises as `connect`.
+def connect_to(found: discovery.ClusterFile | Remote, info: dict[str, Any]) -> Session:
+    """Return a session of a driver in a cluster. Raises as `connect` and `connect_from_elsewhere`.
 
-    An agent that is starting (again) is waited for, as long as its cluster lives.
+    On this machine, an agent that is starting (again) is waited for, as long as its cluster lives.
     """
+    if isinstance(found, Remote):
+        return connect_from_elsewhere(found, info)
     credential = discovery.best_credential(Path(found.directory)).lowered(Role.DRIVER)
     agent = found.agent
     session = Path(agent[5:]).parent if agent.startswith("unix:") else discovery.cluster_dir(found.uid)

@@ -18,6 +18,7 @@ from shoal.runtime.client import codec
 from shoal.runtime.client.core import monotonic, named_error
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import Hold, ObjectRef, context, escape, groups
+from shoal.runtime.client.remote_store import RemoteReader, RemoteWriter, remote_store
 from shoal.runtime.store.reader import Reader
 from shoal.runtime.store.segments import Located, Segment
 from shoal.runtime.store.values import Dumped, load_view
@@ -55,8 +56,8 @@ class Stored:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._core = session.core
-        self._writer: Writer | None = None
-        self._reader: Reader | None = None
+        self._writer: Writer | RemoteWriter | None = None
+        self._reader: Reader | RemoteReader | None = None
         self.lineage: collections.OrderedDict[int, int] = collections.OrderedDict()
         """Numbers of our refs whose making is remembered, with the bytes that takes."""
         self._lineage_bytes = 0
@@ -73,7 +74,9 @@ class Stored:
 
     def _attached(self) -> None:
         store = self._core.info.get("store")
-        if store:
+        if store and self._core.relay is not None:
+            self._writer, self._reader = remote_store(self._core, self._lease)
+        elif store:
             self._writer = Writer(Path(store), self._lease)
             self._reader = Reader(Path(store))
 

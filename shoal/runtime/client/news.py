@@ -55,10 +55,10 @@ class News:
 
     def _on_node_died(self, value: Any) -> None:
         """Drop the connections to a dead node: if it lost power or was cut off, nobody else ever closes them."""
-        node, reactor = value["node_id"], self._session.core.reactor
-        for link in tuple(reactor.links.values()):
+        node, core = value["node_id"], self._session.core
+        for link in core.links():
             if link.peer[:NODE_ID_BYTES].hex() == node or link.peer == b"agent:" + node.encode():
-                reactor.drop(link)
+                core.drop(link)
 
     def _warn(self, value: Any) -> None:
         text = value.get("why", "") if isinstance(value, dict) else str(value)

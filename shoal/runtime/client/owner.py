@@ -487,7 +487,7 @@ class Owner:
                 lease.is_dead = lease.is_retiring = True
                 if lease in lease.work.leases:
                     lease.work.leases.remove(lease)
-                if self.core.reactor.links.get(lease.link.fd) is not lease.link:
+                if not self.core.has_link(lease.link):
                     self._bury(lease, why, started)
                 else:
                     # Its last results may be in our socket still; they end with the end of file, which a grandchild

@@ -63,8 +63,12 @@ class Link:
 
     def __init__(self, sock: socket.socket, reactor: Reactor) -> None:
         self._sock, self._reactor, self._send = sock, reactor, sock.send
+        self._set_up()
         self.fd = sock.fileno()
         self.is_tls = isinstance(sock, ssl.SSLSocket)
+
+    def _set_up(self) -> None:
+        self.is_tls = False
         self._write_lock = threading.Lock()
         self._leftover: memoryview | None = None
         self.partial: bytearray | None = None
@@ -351,11 +355,15 @@ class Reactor:
 
 
 def _frame_of(batch: list[Any]) -> bytes:
-    """Return one frame. A message that msgpack cannot hold (a lone surrogate in a str) is mended by its own pickle."""
+    body = body_of(batch)
+    return _pack_length(len(body)) + body
+
+
+def body_of(batch: list[Any]) -> bytes:
+    """Return a frame's body. A message that msgpack cannot hold (a lone surrogate in a str) is mended by its pickle."""
     try:
-        body = _encode(batch)
+        return _encode(batch)
     except (ValueError, TypeError, OverflowError, UnicodeEncodeError):
         from shoal.runtime.client.codec import mended
 
-        body = _encode([mended(message) for message in batch])
-    return _pack_length(len(body)) + body
+        return _encode([mended(message) for message in batch])

@@ -46,6 +46,7 @@ from shoal.transport.address import Address
 from shoal.transport.connection import Connection, Listener
 from shoal.wire.hello import Credential, Role
 from shoal.wire.messages import TO_HEAD, Ask, Reply
+from shoal.wire.tasks import ELSEWHERE
 
 _encode = msgspec.msgpack.Encoder().encode
 _log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class HeadServer:
         self.core.events_seen = self._event_rows
         self._journal.start(self._committed, self._full)
         self._turn(Tick(self._clock.monotonic_s()))
-        authenticator = _AgentsOnly(self.credential)
+        authenticator = _NoReaders(self.credential)
         for address in (frames,) if isinstance(frames, Address) else frames:
             listener = Listener(self._ssl, authenticator, self._serve, type=TO_HEAD)
             try:
@@ -225,6 +226,11 @@ class HeadServer:
     # ------------------------------------------------------------------------------------------ agents
 
     async def _serve(self, connection: Connection) -> None:
+        if connection.role < Role.NODE:
+            # A driver that knows the head's address only. Nothing that it says is read here.
+            connection.send((ELSEWHERE, self.core.home_of_drivers()))
+            await connection.close()
+            return
         self._serial += 1
         number = self._serial
         self._connections[number] = connection
@@ -375,8 +381,8 @@ class HeadServer:
                 self._event_log.record(Kind.ALARM, what="head", why=f"{type(error).__name__}: {error}")
 
 
-class _AgentsOnly:
-    """The head's credential, for a listener that takes agents and administrators only."""
+class _NoReaders:
+    """The head's credential, for a listener that takes agents and administrators, and shows drivers the way."""
 
     def __init__(self, credential: Credential) -> None:
         self._credential = credential
@@ -386,7 +392,7 @@ class _AgentsOnly:
         return self._credential.secret(role)
 
     def admits(self, role: Role) -> bool:
-        return role >= Role.NODE and self._credential.admits(role)
+        return role >= Role.DRIVER and self._credential.admits(role)
 
 
 _SEVERITY: dict[str, str] = {

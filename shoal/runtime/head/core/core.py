@@ -154,6 +154,10 @@ class HeadCore:
         self.out.now_s = max(self.out.now_s, now_s)
         return self.view.work(self.out.now_s)
 
+    def home_of_drivers(self) -> list[str]:
+        """Return where drivers of other hosts are served: at the agent beside this head."""
+        return [text for one in self.nodes.alive.values() if one.row.is_head for text in one.row.address]
+
     def status(self) -> dict[str, Any]:
         """Return what `shoal status` shows."""
         now_s, settings = self.out.now_s, self.out.settings
