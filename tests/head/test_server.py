@@ -28,7 +28,7 @@ from shoal.runtime.head.server import HeadServer
 from shoal.transport.address import Address, unix
 from shoal.transport.connection import Connection, dial
 from shoal.transport.control import ControlClient, GrpcHead
-from shoal.wire import control_pb2, control_pb2_grpc
+from shoal.wire import control_pb2, control_pb2_grpc, tasks
 from shoal.wire import messages as told
 from shoal.wire.hello import Credential, Role, fresh_secret
 
@@ -125,9 +125,22 @@ async def test_agents_join_over_frames_and_drivers_may_not() -> None:
         assert row["node_id"] == NODE and row["total"] == {"CPU": 4.0}
 
         with pytest.raises(AuthenticationError):
-            await run.agent(Role.DRIVER)
+            await run.agent(Role.READ)
         with pytest.raises(AuthenticationError):
             await run.agent(credential=Credential(UID, fresh_secret(), Role.NODE))
+        await agent.connection.close()
+
+
+async def test_a_driver_is_shown_the_way_and_hung_up_on_unheard() -> None:
+    async with running(control=None) as run:
+        agent = await run.agent()
+        agent.join(is_head=True, address=["unix:/nowhere", "tcp:192.0.2.7:6401"])
+        await agent.next(told.Joined)
+
+        driver = await dial(run.head.addresses[0], None, run.credential.lowered(Role.DRIVER))
+        driver.send(told.Ask(1, PROCESS, "nodes", {}))
+        assert await driver.receive() == [[tasks.ELSEWHERE, ["unix:/nowhere", "tcp:192.0.2.7:6401"]]]
+        assert await driver.receive() is None, "hung up on, if it does not leave by itself"
         await agent.connection.close()
 
 

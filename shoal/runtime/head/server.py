@@ -52,6 +52,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _log = logging.getLogger(__name__)
 EVENTS_KEPT_MAX = 10_000
 ASK_LIMIT_S = 30.0
+SHOWN_THE_WAY_S = 2.0
+"""How long a driver that came here has to leave again."""
 SHUT_LIMIT_S = 5.0
 """How long a head that was told to go down waits for its agents to leave."""
 
@@ -227,9 +229,13 @@ class HeadServer:
 
     async def _serve(self, connection: Connection) -> None:
         if connection.role < Role.NODE:
-            # A driver that knows the head's address only. Nothing that it says is read here.
+            # A driver that knows the head's address only. Nothing that it says is looked at here, but it must be taken in:
+            # closed over unread bytes, a connection breaks before the answer is read.
             connection.send((ELSEWHERE, self.core.home_of_drivers()))
-            await connection.close()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SHOWN_THE_WAY_S):
+                    while await connection.receive_bodies() is not None:
+                        pass
             return
         self._serial += 1
         number = self._serial
