@@ -229,7 +229,7 @@ class HeadServer:
 
     async def _serve(self, connection: Connection) -> None:
         if connection.role < Role.NODE:
-            # A driver that knows the head's address only. Nothing that it says is looked at here, but it must be taken in:
+            # A driver that knows only the head's address. Nothing that it says is looked at, but it must be taken in:
             # closed over unread bytes, a connection breaks before the answer is read.
             connection.send((ELSEWHERE, self.core.home_of_drivers()))
             with contextlib.suppress(TimeoutError):
