@@ -12,21 +12,25 @@ from shoal.transport import tls
 from tests.hosts.authority import Authority
 
 
+def given(*paths: Path | None) -> tls.TlsFiles | None:
+    return tls.given(dict(zip(("--tls-cert", "--tls-key", "--tls-ca"), paths, strict=True)))
+
+
 def test_all_three_files_or_none(tmp_path: Path) -> None:
-    assert tls.given(None, None, None) is None
+    assert given(None, None, None) is None
     with pytest.raises(BadInput, match="got no --tls-key and no --tls-ca"):
-        tls.given(tmp_path / "a.pem", None, None)
+        given(tmp_path / "a.pem", None, None)
 
 
 def test_files_that_are_not_what_they_should_be_are_named(tmp_path: Path) -> None:
     Authority(tmp_path).sign("127.0.0.1")
     certificate, key, authority = tmp_path / "127.0.0.1.pem", tmp_path / "127.0.0.1.key", tmp_path / "ca.pem"
     with pytest.raises(BadInput, match=r"nothing\.pem"):
-        tls.given(tmp_path / "nothing.pem", key, authority)
+        given(tmp_path / "nothing.pem", key, authority)
     with pytest.raises(BadInput, match="expected a certificate, its key and an authority"):
-        tls.given(certificate, certificate, authority)
+        given(certificate, certificate, authority)
 
-    files = tls.given(certificate, key, authority)
+    files = given(certificate, key, authority)
 
     assert files is not None
     assert tls.files_of([files.certificate, files.key, files.authority]) == files
