@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,17 @@ def test_wait_cancel_generators_and_errors(far: Nodes) -> None:
     with pytest.raises(exceptions.GetTimeoutError):
         shoal.get(slow.remote(5), timeout=0.2)
     assert [int(shoal.get(ref)[0]) for ref in count.remote(20)] == list(range(20))
+
+
+def test_threads_read_and_write_large_values_at_once(far: Nodes) -> None:
+    ref = shoal.put(np.arange(2_000_000))
+
+    def use(number: int) -> int:
+        own = shoal.put(np.full(1_500_000, number))
+        return int(shoal.get(ref, timeout=30).sum()) + int(shoal.get(own, timeout=30)[-1])
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(use, range(18))) == [sum(range(2_000_000)) + number for number in range(18)]
 
 
 def test_others_reach_what_the_driver_owns(far: Nodes) -> None:

@@ -29,7 +29,8 @@ class Parcels:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._leased: dict[tuple[bytes, int], Segment] = {}
-        self._pinned: dict[tuple[bytes, bytes], Located] = {}
+        self._pinned: dict[tuple[bytes, bytes], tuple[Located, int]] = {}
+        """With the number of pins: several threads of a driver may read one object."""
 
     def leased(self, client: Client, segment: Segment) -> None:
         """The driver may write into the segment until `sealed`."""
@@ -40,12 +41,15 @@ class Parcels:
         self._leased.pop((process, segment_id), None)
 
     def pinned(self, client: Client, object_id: bytes, located: Located) -> None:
-        """The driver may read the object until `unpinned`."""
-        self._pinned[client.process, object_id] = located
+        """The driver may read the object until `unpinned` as often."""
+        _, count = self._pinned.get((client.process, object_id), (located, 0))
+        self._pinned[client.process, object_id] = (located, count + 1)
 
     def unpinned(self, process: bytes, object_id: bytes) -> None:
-        """It may no longer."""
-        self._pinned.pop((process, object_id), None)
+        """It may read it once less."""
+        located, count = self._pinned.pop((process, object_id), (None, 0))
+        if located is not None and count > 1:
+            self._pinned[process, object_id] = (located, count - 1)
 
     def ended(self, process: bytes) -> None:
         """The driver is gone."""
@@ -55,7 +59,7 @@ class Parcels:
 
     def read(self, client: Client, object_id: bytes, offset: int, length: int, answer: Answer) -> None:
         """Answer with a part of a pinned object's bytes."""
-        located = self._pinned.get((client.process, object_id))
+        located, _ = self._pinned.get((client.process, object_id), (None, 0))
         if located is None or not (offset >= 0 and 0 < length <= PIECE_BYTES_MAX and offset + length <= located.size):
             answer(False, ["ObjectLostError", f"object {object_id.hex()}: these bytes are not pinned"])
             return
