@@ -44,7 +44,7 @@ def total(array: Any) -> int:
 
 @pytest.fixture
 def three(place: Path) -> Iterator[Nodes]:
-    with cluster_of(place, head={"CPU": 1}, a={"CPU": 2, "disk": 1}, b={"CPU": 2}) as nodes:
+    with cluster_of(place, head={"CPU": 1}, a={"CPU": 2, "disk": 1, "spare": 1}, b={"CPU": 2}) as nodes:
         for node in nodes.nodes.values():
             node.log.unlink()
         yield nodes
@@ -127,6 +127,31 @@ def test_a_drained_node_gives_its_objects_away(three: Nodes) -> None:
     (three.place / "drained").unlink()
 
 
+def test_a_stream_outlives_its_node(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    path = three.place / "runs"
+
+    @shoal.remote(_generator_backpressure_num_objects=4, resources={"spare": 1})
+    def frames(count: int) -> Any:
+        with path.open("a") as file:
+            file.write("run\n")
+        for one in range(count):
+            yield np.full(300_000, one, dtype=np.uint8)
+
+    ended = list(frames.remote(3))
+    stream = frames.remote(12)
+    refs = [next(stream) for _ in range(5)]
+    assert {ref._data[0][1] for ref in (*ended, *refs)} == {ids["a"]}
+    three.nodes["a"].kill()
+    three.start("c", CPU=2, spare=1).log.unlink()
+    found = [int(shoal.get(ref, timeout=60)[-1]) for ref in stream]
+    assert found == list(range(5, 12)), "what was taken before came again, or something is missing"
+    assert [int(shoal.get(ref, timeout=60)[-1]) for ref in refs] == list(range(5)), "taken items are made again"
+    assert [int(shoal.get(ref, timeout=60)[-1]) for ref in ended] == [0, 1, 2], "and those of a stream that has ended"
+    path.unlink()
+    _tidy(three, "a")
+
+
 def test_a_dead_node_is_survived(three: Nodes) -> None:
     ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
     at_a = NodeAffinitySchedulingStrategy(ids["a"], soft=True)
@@ -148,7 +173,11 @@ def test_a_dead_node_is_survived(three: Nodes) -> None:
     assert set(shoal.get(running, timeout=40)) <= {ids["b"], ids["head"]}, "tasks of the dead node run elsewhere"
     assert int(shoal.get(lost, timeout=30).sum()) == 79999800000, "its only copy is made again"
     eventually(lambda: sum(node["Alive"] for node in shoal.nodes()) == 2)
-    # What a killed node leaves is swept by the next one on the machine; there is none here.
-    shutil.rmtree(three.place / "a")
-    for left in Path(os.environ["SHOAL_SHM_DIR"]).glob(f"*{ids['a'][:8]}"):
+    _tidy(three, "a")
+
+
+def _tidy(nodes: Nodes, name: str) -> None:
+    """What a killed node leaves is swept by the next one on the machine; there is none here."""
+    shutil.rmtree(nodes.place / name)
+    for left in Path(os.environ["SHOAL_SHM_DIR"]).glob(f"*{nodes.nodes[name].told['node_id'][:8]}"):
         shutil.rmtree(left)

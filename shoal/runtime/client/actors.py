@@ -21,6 +21,7 @@ from shoal.runtime.client.arguments import prepare
 from shoal.runtime.client.environment import merged
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import ObjectRef
+from shoal.runtime.client.sources import Made
 from shoal.wire import tasks as wire
 from shoal.wire.asks import What
 
@@ -498,7 +499,7 @@ class Actors:
             recipe = ref._recipe
             if type(recipe) is MethodRecipe and is_forced:
                 raise ValueError("cancel: force=True is not supported for tasks of actors; kill the actor instead")
-            if ref._ready or recipe is None or ref._owner != core.process:
+            if ref._ready or recipe is None or ref._owner != core.process or type(recipe) is Made:
                 return
             ref._tries = 0
             if type(recipe) is MethodRecipe:

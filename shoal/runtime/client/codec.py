@@ -117,7 +117,7 @@ def holds_of(nested: Sequence[Sequence[Any]], token: Token, *, is_implicit: bool
     """Return a hold for each foreign owner of refs that a message brought."""
     holds: dict[bytes, Hold] = {}
     for owner, addresses, _ in nested:
-        if owner != Home.process:
+        if owner != Home.process and owner not in holds:  # one for each: its end lets go of all that it stands for
             Home.has_foreign = True
             address: OwnerAddress = (owner, tuple(addresses))
             holds[owner] = Hold(address, token, is_implicit=is_implicit)

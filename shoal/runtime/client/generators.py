@@ -11,11 +11,10 @@ import collections
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from shoal.runtime.client.codec import holds_of, nested_of
 from shoal.runtime.client.core import Core, monotonic
 from shoal.runtime.client.reactor import Link
-from shoal.runtime.client.refs import ObjectRef, settle, when_ready
-from shoal.runtime.client.results import own_refs
+from shoal.runtime.client.refs import ObjectRef, when_ready
+from shoal.runtime.client.sources import Made, Source
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ dropped_streams: collections.deque[int] = collections.deque()
 class Stream:
     """The state of one stream in the caller's process."""
 
-    __slots__ = ("backpressure", "consumed", "items", "link", "received", "waiters", "waits_told")
+    __slots__ = ("backpressure", "consumed", "items", "link", "received", "source", "waiters", "waits_told")
 
     def __init__(self, backpressure: int) -> None:
         self.backpressure = backpressure
@@ -36,6 +35,8 @@ class Stream:
         self.received = self.consumed = 0
         self.waits_told = 0
         self.link: Link | None = None
+        self.source: Source | None = None
+        """What makes its stored items again."""
         self.waiters: list[Any] = []
 
 
@@ -130,23 +131,29 @@ class Streams:
     def _on_item(self, link: Link, message: list[Any]) -> None:
         _, n, index, format, data = message
         stream = self._open.get(n)
+        replays, token = self._session.replays, (self._core.process, f"{n}.{index}")
         if stream is None:
-            link.out.append((wire.STOP_STREAM, n))
-            self._core.touch(link)
+            if not replays.item(link, n, index, format, data):
+                replays.let_go(format, data, token)
+                link.out.append((wire.STOP_STREAM, n))
+                self._core.touch(link)
             return
         stream.link = link
         if index != stream.received:
-            return  # a retry yields again what is here already
+            replays.let_go(format, data, token)  # a retry yields again what is here already
+            if index == 0:
+                self._tell_consumed(n, stream)  # and must not wait for anybody to take that
+            return
         stream.received += 1
         core = self._core
-        ref: ObjectRef[Any] = ObjectRef(next(core.ids), core.process)
-        nested = nested_of(format, data)
-        if nested:
-            ref._hold = holds_of(nested, (core.process, f"{n}.{index}"))  # type: ignore[arg-type]
-            ref._pins = own_refs(core, nested)
+        made = None
         if format == wire.STORED:
-            self._session.stored.hold_result(ref, data)
-        settle(ref, format, data)
+            task = link.pending.get(n)
+            if stream.source is None and type(task) is ObjectRef and task._recipe.work is not None:
+                stream.source = self._session.stored.source_of(task, task._message, task._pins)
+            made = Made(stream.source, index) if stream.source is not None else None
+        ref: ObjectRef[Any] = ObjectRef(next(core.ids), core.process)
+        replays.keep(ref, format, data, token, made)
         stream.items.append(ref)
         self._rouse(stream)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import pickle
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from shoal.runtime.client.core import monotonic, named_error
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import Hold, ObjectRef, context, escape, groups
 from shoal.runtime.client.remote_store import RemoteReader, RemoteWriter, remote_store
+from shoal.runtime.client.results import own_refs
+from shoal.runtime.client.sources import Made, Source, sources_gone
 from shoal.runtime.store.reader import Reader
 from shoal.runtime.store.segments import Located, Segment
 from shoal.runtime.store.values import Dumped, load_view
@@ -59,7 +62,8 @@ class Stored:
         self._writer: Writer | RemoteWriter | None = None
         self._reader: Reader | RemoteReader | None = None
         self.lineage: collections.OrderedDict[int, int] = collections.OrderedDict()
-        """Numbers of our refs whose making is remembered, with the bytes that takes."""
+        """Numbers of our refs whose making is remembered, with the bytes that takes; those of sources are negative."""
+        self._sources: weakref.WeakValueDictionary[int, Source] = weakref.WeakValueDictionary()
         self._lineage_bytes = 0
         self._evicted: set[int] = set()
         core = session.core
@@ -250,15 +254,34 @@ class Stored:
 
     def remember(self, ref: ObjectRef[Any], message: Any, pins: Any) -> None:
         """Keep what made a stored value, so that it can be made again. With the core's lock held."""
-        data = message[4]
-        size = 200 + (codec.size_of(message[3], data) if message[3] != wire.PARTS else 1024)
         ref._message, ref._pins = message, (ref._pins or []) + (pins or []) or None
-        self.lineage[ref._n] = size
+        self._note_lineage(ref._n, message)
+
+    def source_of(self, ref: ObjectRef[Any], message: Any, pins: Any) -> Source:
+        """Return what makes the several values of a task again, if it may. With the core's lock held."""
+        if ref._tries == 0:
+            return Source(ref._n, None, None, ref._recipe, 0)
+        source = self._sources[-ref._n] = Source(ref._n, message, pins, ref._recipe, ref._tries)
+        self._note_lineage(-ref._n, message)
+        return source
+
+    def _note_lineage(self, key: int, message: Any) -> None:
+        self._lineage_bytes -= self.lineage.pop(key, 0)
+        self.lineage[key] = size = 200 + (codec.size_of(message[3], message[4]) if message[3] != wire.PARTS else 1024)
         self._lineage_bytes += size
         while self._lineage_bytes > LINEAGE_BYTES_MAX:
             n, oldest = self.lineage.popitem(last=False)
             self._lineage_bytes -= oldest
-            self._evicted.add(n)
+            if n > 0:
+                self._evicted.add(n)
+                self._forget_making(self._core.escaped.refs.get(n))
+            elif (source := self._sources.get(n)) is not None:
+                source.message = source.pins = None
+
+    def _forget_making(self, ref: ObjectRef[Any] | None) -> None:
+        """Let go of what would make a value again; what the value itself holds stays."""
+        if ref is not None and ref._ready and ref._format == wire.STORED:
+            ref._message, ref._pins = None, own_refs(self._core, codec.nested_of(ref._format, ref._data))
 
     def rebuild(self, ref: ObjectRef[Any]) -> bool:
         """Have a lost value made again; False if nobody can. It is not ready then until it is there."""
@@ -273,6 +296,8 @@ class Stored:
                 return True
             if not ref._ready:
                 return True  # somebody else has begun already
+            if type(ref._recipe) is Made:
+                return self._session.replays.rebuild(ref)
             if ref._message is None or ref._recipe is None or ref._n not in self.lineage or ref._tries == 0:
                 return False
             if ref._tries > 0:
@@ -309,6 +334,8 @@ class Stored:
         if ref._n in self._evicted:
             return exceptions.ObjectReconstructionFailedError(shown, exceptions.LossReason.LINEAGE_EVICTED)
         recipe = ref._recipe
+        if type(recipe) is Made and recipe.source.message is None and recipe.tries:
+            return exceptions.ObjectReconstructionFailedError(shown, exceptions.LossReason.LINEAGE_EVICTED)
         if recipe is not None and ref._owner == self._core.process:
             reason = exceptions.LossReason.RETRIES_USED_UP if recipe.tries else exceptions.LossReason.RETRIES_OFF
             return exceptions.ObjectReconstructionFailedError(shown, reason)
@@ -357,11 +384,14 @@ class Stored:
             except IndexError:
                 pass
             for object_id, _ in found:
-                self._numbers.pop(object_id, None)
+                self._evicted.discard(self._numbers.pop(object_id, 0))
             self._send("free", [[object_id, node_id] for object_id, node_id in found])
             if self.lineage:
                 with self._core.lock:
                     self._forget_lineage(found)
+        while sources_gone:
+            with self._core.lock:
+                self._lineage_bytes -= self.lineage.pop(-sources_gone.popleft(), 0)
         reader = self._reader
         if reader is not None:
             gone = reader.drain()

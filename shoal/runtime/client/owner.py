@@ -20,6 +20,7 @@ import msgspec
 from shoal.runtime.client.core import Core
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import ObjectRef, settle
+from shoal.runtime.client.sources import Made
 from shoal.wire import tasks as wire
 
 AHEAD_US = 5000.0
@@ -429,6 +430,8 @@ class Owner:
             return
         recipe = ref._recipe if type(ref) is ObjectRef else None
         if recipe is not None:
+            if type(recipe) is Made:
+                recipe = recipe.source.recipe
             duration_us, known_us = message[4], recipe.duration_us
             recipe.duration_us = duration_us if known_us is None else known_us + (duration_us - known_us) * 0.3
             recipe.samples += 1

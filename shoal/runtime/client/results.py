@@ -11,18 +11,24 @@ from shoal.runtime.client.core import Core
 from shoal.runtime.client.owner import Owner
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import ObjectRef, Token, settle
+from shoal.runtime.client.sources import Made, Source
 from shoal.runtime.decide import failure_rules
 from shoal.runtime.decide.failure_rules import Action, Fault
 from shoal.wire import tasks as wire
 
 
 class Several:
-    """A task whose results are not exactly one: `refs` are what the caller holds; the first stands for the task."""
+    """A task whose results are not exactly one: `refs` are what the caller holds; the first stands for the task.
 
-    __slots__ = ("refs",)
+    In a replay `source` is what is replayed, and `task`, which stands for it, is settled once the refs are.
+    """
 
-    def __init__(self, refs: list[ObjectRef[Any]]) -> None:
-        self.refs = refs
+    __slots__ = ("refs", "source", "task")
+
+    def __init__(
+        self, refs: list[ObjectRef[Any]], source: Source | None = None, task: ObjectRef[Any] | None = None
+    ) -> None:
+        self.refs, self.source, self.task = refs, source, task
 
 
 class Results:
@@ -60,30 +66,37 @@ class Results:
         if self.cancelled:
             self.cancelled.discard(ref._n)
         if several is not None:
-            self._settle_several(several, format, data, token)
+            source = several.source
+            if source is None and format == wire.SEVERAL and message is not None and ref._recipe.work is not None:
+                source = self.stored.source_of(ref, message, pins)
+            self._settle_several(several, format, data, token, source)
         else:
             if format == wire.STORED and message is not None and ref._recipe.work is not None:
                 self.stored.remember(ref, message, pins)
             self._settle_one(ref, format, data, token)
         del pins  # only now may the arguments go: results may hold refs that came as arguments
 
-    def _settle_several(self, several: Several, format: int, data: Any, token: Token) -> None:
+    def _settle_several(self, several: Several, format: int, data: Any, token: Token, source: Source | None) -> None:
         if format == wire.SEVERAL:
-            holds: dict[bytes, Any] = {}
-            for one_format, one_data in data:
-                holds.update(holds_of(nested_of(one_format, one_data), token))
-            for ref, (one_format, one_data) in zip(several.refs, data, strict=True):
+            nested = [group for one_format, one_data in data for group in nested_of(one_format, one_data)]
+            holds: dict[bytes, Any] = holds_of(nested, token) if nested else {}
+            for index, (ref, (one_format, one_data)) in enumerate(zip(several.refs, data, strict=True)):
+                if one_format == wire.STORED:
+                    one_data = placed(one_data, ref)
+                    ref._recipe = Made(source, index) if source is not None else None
                 self._settle_one(ref, one_format, one_data, token, holds)
         else:
             for ref in several.refs:
                 settle(ref, format, data)
+        if several.task is not None:
+            settle(several.task, wire.NOTHING, None)
 
     def _settle_one(
         self, ref: ObjectRef[Any], format: int, data: Any, token: Token, holds: dict[bytes, Any] | None = None
     ) -> None:
         nested = nested_of(format, data)
         if nested:
-            ref._hold = holds_of(nested, token) if holds is None else holds
+            ref._hold = holds_of(nested, token) if holds is None else dict(holds)
             ref._pins = (ref._pins or []) + (own_refs(self._core, nested) or []) or None
         if format == wire.STORED:
             self.stored.hold_result(ref, data)
@@ -159,6 +172,12 @@ class Results:
             return
         error = death_of_task(ref, fault, why)
         self.settle(ref, wire.ERROR, pickle.dumps(error), (self._core.process, ref._n))
+
+
+def placed(data: Any, ref: ObjectRef[Any]) -> list[Any]:
+    """Return where a stored value lies, under the number by which others ask for this ref."""
+    place, size, nested = data
+    return [[*place[:5], ref._n], size, nested]
 
 
 def own_refs(core: Core, nested: Any) -> list[ObjectRef[Any]] | None:

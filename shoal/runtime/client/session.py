@@ -19,6 +19,7 @@ from shoal.runtime.client.news import News
 from shoal.runtime.client.options import TaskOptions
 from shoal.runtime.client.owner import Owner, Recipe, WorkClass
 from shoal.runtime.client.refs import ObjectRef
+from shoal.runtime.client.replays import Replays
 from shoal.runtime.client.results import Results
 from shoal.runtime.client.strategies import Place
 from shoal.wire import tasks as wire
@@ -40,6 +41,7 @@ class Session:
         self.stored = Stored(self)
         self.values.stored = self.results.stored = self.stored
         self.functions = Functions(self)
+        self.replays = Replays(self)
         self.streams = Streams(self)
         self.actors = Actors(self)
         self.news = News(self)
