@@ -53,7 +53,7 @@ SERVES = frozenset({State.QUEUED, State.REQUESTED, State.BOOTING, State.READY})
 """States whose capacity a plan counts as there or coming."""
 
 
-class Instance(msgspec.Struct, frozen=True, kw_only=True):
+class Instance(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One row of the ledger.
 
     `token` names the launch attempt that made (or will make) it, `index` its place in that attempt's batch.

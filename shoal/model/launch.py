@@ -41,7 +41,7 @@ class MachineNotice(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
 
 
-class Machine(msgspec.Struct, frozen=True, kw_only=True):
+class Machine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One machine of this cluster as its provider lists it. `name` is what `release` takes."""
 
     name: str

@@ -7,7 +7,7 @@ import msgspec
 from shoal.foundation.amounts import Amounts
 
 
-class Busy(msgspec.Struct, frozen=True, kw_only=True):
+class Busy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One reason why a node is not idle, with how many of it; `what` is lease, actor, bundle, object or driver."""
 
     what: str
@@ -15,7 +15,7 @@ class Busy(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
+class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the head knows of one node. `free` may be negative while a woken task takes its CPU back.
 
     `idle_serial` is bumped by every grant, bundle and new primary copy; a drain names the serial it was decided

@@ -13,7 +13,7 @@ MICRO = 1_000_000
 """Micro-dollars in a dollar: the planner compares and adds prices as whole numbers."""
 
 
-class OfferKey(msgspec.Struct, frozen=True, order=True):
+class OfferKey(msgspec.Struct, frozen=True, order=True, gc=False):
     """The identity of an offer. Its text form is `provider/region/zone/machine_type/market`."""
 
     provider: str

@@ -96,7 +96,7 @@ class Unmet(msgspec.Struct, frozen=True, kw_only=True):
     jobs: tuple[str, ...] = ()
 
 
-class Placed(msgspec.Struct, frozen=True, kw_only=True):
+class Placed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How many units of a demand the plan sees on one instance, there or to be bought."""
 
     demand: str
@@ -104,7 +104,7 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class Kept(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Why an idle node stays all the same."""
 
     instance_id: str
@@ -122,6 +122,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     unmet: tuple[Unmet, ...] = ()
     placed: tuple[Placed, ...] = ()
     kept: tuple[Kept, ...] = ()
+    frozen: dict[str, float] = {}
+    """Node types that flapped, and for how many seconds more their idle nodes stay."""
     cost_micro: int = 0
     bound_micro: int | None = None
     effort: int = 0

@@ -39,7 +39,7 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     until_s: float
 
 
-class Recent(msgspec.Struct, frozen=True, kw_only=True):
+class Recent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A launch (and perhaps its release) not long ago; hysteresis needs memory."""
 
     node_type: str

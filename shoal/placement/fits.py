@@ -11,7 +11,7 @@ from shoal.model.demand import ANYWHERE, DemandClass, Selector
 from shoal.placement import selectors
 
 
-class Spot(msgspec.Struct, kw_only=True):
+class Spot(msgspec.Struct, kw_only=True, gc=False):
     """A node, present or to come, as placement sees it. `free` is taken down while work is placed."""
 
     spot_id: str
@@ -60,9 +60,11 @@ def take(spot: Spot, amounts: Mapping[str, int], count: int = 1) -> None:
 def width(demand: DemandClass, finish_within_s: float, rule: str = "work") -> int:
     """Return how many slots the class deserves beyond those that run: width, not queue length.
 
-    100,000 tasks of 1 ms must not buy machines that boot after the work is done. Source: docs/demand.md,
-    "Width": `clamp(ceil(waiting * duration / finish_within), 1, waiting) - running_slots`; every waiting unit
-    where the duration is unknown, for actors, and under `policy.width: full`.
+    100,000 tasks of 1 ms must not buy machines that boot after the work is done. A running slot takes waiting work
+    only once it comes free, and then for what is left of the time: it counts by the share `1 - duration /
+    finish_within` of a free one, not at all where one unit takes longer than that. Every waiting unit counts where
+    the duration is unknown, for actors, and under `policy.width: full`.
+    Source: docs/decisions/0009-width-of-long-tasks.md.
     """
     if demand.waiting <= 0:
         return 0
@@ -70,7 +72,8 @@ def width(demand: DemandClass, finish_within_s: float, rule: str = "work") -> in
         return demand.waiting
     work_s = demand.waiting * demand.duration_s
     slots = min(demand.waiting, max(1, -int(-work_s // finish_within_s)))
-    return max(0, slots - demand.running_slots)
+    share = max(0.0, 1.0 - demand.duration_s / finish_within_s)
+    return max(0, slots - int(demand.running_slots * share + 0.5))
 
 
 __all__ = ["ANYWHERE", "Spot", "fits", "fits_on", "how_many", "take", "width"]

@@ -293,6 +293,8 @@ def _told(event: Event) -> tuple[list[int], str] | None:
             return [_serial(fields["instance"])], "adopted"
         case Kind.BREAKER_OPENED:
             return [], f"breaker of {fields['node_type']} opened: {fields['cause']}"
+        case Kind.FLAP_FROZEN:
+            return [], f"idle drain of {fields['node_type']} is frozen"
         case Kind.BREAKER_CLOSED:
             return [], f"breaker of {fields['node_type']} closed"
         case Kind.PRICE_CHANGED:

@@ -95,8 +95,10 @@ class TraceHead(SimHead):
         self._order: dict[str, int] = {}
         self._dirty_nodes: dict[str, None] = {}
         self._new_gangs = False
-        self._node_cache: dict[str, tuple[int, Node]] = {}
-        self._stamp: dict[str, int] = {}
+        self._shown_nodes: dict[str, Node] = {}
+        """What the autoscaler sees of each node, in the order of `nodes`."""
+        self._outdated: set[str] = set()
+        """Nodes that are not what `_shown_nodes` says any more: changed, idle or cordoned."""
         self._cpu_used = 0
         self._cpu_there = 0
         self._counted_s = self._clock.monotonic_s()
@@ -177,6 +179,8 @@ class TraceHead(SimHead):
         self._cpu_there += total.get("CPU", 0)
         self.node_labels[instance_id] = self._labels_of(instance_id)
         self._order[instance_id] = len(self._order)
+        node = self.nodes[instance_id]
+        self._shown_nodes[instance_id] = self._as_shown(node, node.joined_s)
         self._changed_node(instance_id)
         return True
 
@@ -187,18 +191,25 @@ class TraceHead(SimHead):
             self._cpu_there -= node.total.get("CPU", 0)
         super()._drop(node, why)
         if is_there:
-            for held in (self.node_labels, self._node_cache, self._stamp):
+            for held in (self.node_labels, self._shown_nodes):
                 held.pop(node.instance_id, None)
+            self._outdated.discard(node.instance_id)
 
     def _changed_node(self, instance_id: str) -> None:
         """The node may have gained room: look at it in the next turn of placing."""
-        self._stamp[instance_id] = self._stamp.get(instance_id, 0) + 1
+        self._outdated.add(instance_id)
         self._dirty_nodes[instance_id] = None
         self._touch()
 
     def _lift(self, node: SimNode, answer: str) -> None:
         super()._lift(node, answer)
         self._changed_node(node.instance_id)
+
+    def lose(self, instance_id: str) -> None:
+        """The agent's stream is closed."""
+        super().lose(instance_id)
+        if instance_id in self.nodes:
+            self._outdated.add(instance_id)
 
     def back(self, instance_id: str) -> bool:
         """A cut-off agent reaches the head again."""
@@ -302,7 +313,7 @@ class TraceHead(SimHead):
         node.free = minus(node.free, amounts)
         node.idle_serial += 1
         node.running += 1
-        self._stamp[node.instance_id] = self._stamp.get(node.instance_id, 0) + 1
+        self._outdated.add(node.instance_id)
         running = Span(
             work_id=self._serial,
             instance_id=node.instance_id,
@@ -399,10 +410,16 @@ class TraceHead(SimHead):
         """Return the newest state; nodes that have not changed and are busy are not made anew."""
         now_s = self._clock.monotonic_s()
         self._version += 1
+        outdated, self._outdated = self._outdated, set()
+        for name in outdated & self.nodes.keys():
+            node = self.nodes[name]
+            self._shown_nodes[name] = self._as_shown(node, now_s)
+            if not node.running or node.cordon or node.drain_order:
+                self._outdated.add(name)
         return Work(
             epoch=self.epoch,
             version=self._version,
-            nodes=tuple(self._node(name, node, now_s) for name, node in self.nodes.items()),
+            nodes=tuple(self._shown_nodes.values()),
             classes=tuple(
                 DemandClass(
                     key=line.key,
@@ -423,19 +440,14 @@ class TraceHead(SimHead):
             idle_s=None if self._idle_since_s is None else now_s - self._idle_since_s,
         )
 
-    def _node(self, name: str, node: SimNode, now_s: float) -> Node:
-        stamp = self._stamp.get(name, 0)
-        if node.running and not node.cordon and not node.drain_order:
-            cached = self._node_cache.get(name)
-            if cached is not None and cached[0] == stamp and cached[1].is_stale == (node.contact_lost_s is not None):
-                return cached[1]
-        shown = Node(
+    def _as_shown(self, node: SimNode, now_s: float) -> Node:
+        return Node(
             node_id=node.node_id,
-            instance_id=name,
+            instance_id=node.instance_id,
             node_type=node.node_type,
             total=node.total,
             free=node.free,
-            labels=self.node_labels[name],
+            labels=self.node_labels[node.instance_id],
             is_head=node.is_head,
             is_cordoned=bool(node.cordon),
             is_stale=node.contact_lost_s is not None,
@@ -446,5 +458,3 @@ class TraceHead(SimHead):
             drain_order=node.drain_order,
             drain_answer=node.drain_answer,
         )
-        self._node_cache[name] = (stamp, shown)
-        return shown

@@ -421,11 +421,9 @@ class Hands:
         """Call for every machine of a `releasing` instance that no call is under way for and that is due again."""
         now_s = self._clock.monotonic_s()
         due: dict[str, list[str]] = {}
-        releasing = {name for name, row in self._ledger.instances.items() if row.state is State.RELEASING}
-        if not releasing:
-            return
-        for machine in self._ledger.machines.values():
-            if machine.instance_id in releasing and self._is_due(machine, now_s):
+        releasing = [name for name, row in self._ledger.moving.items() if row.state is State.RELEASING]
+        for machine in (machine for name in releasing for machine in self._ledger.machines_of(name)):
+            if self._is_due(machine, now_s):
                 due.setdefault(machine.provider, []).append(machine.name)
         for provider, names in sorted(due.items()):
             self.release_names(provider, sorted(names))
@@ -462,7 +460,7 @@ class Hands:
         return (
             listing is not None
             and listing.began_s > call.ended_s + self._lag_s(machine.provider)
-            and any(one.name == machine.name for one in listing.machines)
+            and self._witnesses.is_shown(machine.provider, machine.name)
         )
 
     def _lag_s(self, provider: str) -> float:

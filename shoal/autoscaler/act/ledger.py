@@ -118,11 +118,18 @@ class Ledger:
         """How many rows that are not gone each provider has."""
         self.attempts: dict[str, Attempt] = {}
         self.machines: dict[str, MachineRow] = {}
+        self._machine_names: dict[str, dict[str, None]] = {}
+        """Names of `machines` by instance id."""
         self.health: dict[str, HealthRow] = {}
         self.breakers: dict[str, BreakerRow] = {}
         self.holds: dict[str, Hold] = {}
         self.recent: dict[str, RecentRow] = {}
         self._launches: tuple[Recent, ...] | None = None
+        self._told: dict[str, Recent] = {}
+        """`recent` as plans see it."""
+        self._ordered: tuple[Instance, ...] | None = None
+        self._names: list[str] | None = None
+        """The keys of `instances` in order; None after one came or went."""
         self.usable: dict[str, UsableMemory] = {}
         self.listings: dict[str, ListingRow] = {}
         self._rows: dict[str, dict[str, Any]] = {
@@ -233,6 +240,18 @@ class Ledger:
         """Return the row of that id, gone or not."""
         return self.instances.get(instance_id) or self.closed.get(instance_id)
 
+    def machines_of(self, instance_id: str) -> list[MachineRow]:
+        """Return the machines that were ever listed for the instance and are not dropped."""
+        return [self.machines[name] for name in self._machine_names.get(instance_id, ())]
+
+    def ordered(self) -> tuple[Instance, ...]:
+        """Return every row that is not gone, by instance id; made anew only when one changed."""
+        if self._ordered is None:
+            if self._names is None:
+                self._names = sorted(self.instances)
+            self._ordered = tuple(map(self.instances.__getitem__, self._names))
+        return self._ordered
+
     def spent_micro(self) -> int:
         """Return what was spent so far, up to now, in whole micro-dollars (rounded down)."""
         return self._accrued(self._clock.monotonic_s(), {}).spent_units // _UNITS_PER_MICRO
@@ -241,16 +260,7 @@ class Ledger:
     def launches(self) -> tuple[Recent, ...]:
         """Launches and releases not long ago, by instance, as a plan wants them; made anew only when one changed."""
         if self._launches is None:
-            self._launches = tuple(
-                Recent(
-                    node_type=row.node_type,
-                    offer=row.offer,
-                    launched_s=row.launched_s,
-                    released_s=row.released_s,
-                    why=row.why,
-                )
-                for _, row in sorted(self.recent.items())
-            )
+            self._launches = tuple(self._told[name] for name in sorted(self._told))
         return self._launches
 
     @property
@@ -359,18 +369,32 @@ class Ledger:
         if kind == "instance":
             self._show_instance(key, row)
             return
+        rows = self._rows[kind]
+        before = rows.pop(key, None) if row is None else rows.get(key)
+        if row is not None:
+            rows[key] = row
+        if kind == "machine":
+            if before is not None:
+                names = self._machine_names[before.instance_id]
+                names.pop(key, None)
+                if not names:
+                    del self._machine_names[before.instance_id]
+            if row is not None:
+                self._machine_names.setdefault(row.instance_id, {})[key] = None
         if kind == "recent":
             self._launches = None
-        rows = self._rows[kind]
-        if row is None:
-            rows.pop(key, None)
-        else:
-            rows[key] = row
+            if row is None:
+                self._told.pop(key, None)
+            else:
+                self._told[key] = _told(row)
 
     def _show_instance(self, key: str, row: Instance | None) -> None:
         before = self.instances.pop(key, None)
         self.closed.pop(key, None)
         self.moving.pop(key, None)
+        self._ordered = None
+        if (before is None) is not (row is None or row.state is State.GONE):
+            self._names = None
         self.committed_micro += _cost(row) - _cost(before)
         if before is not None:
             self.by_provider[before.offer.provider] -= 1
@@ -396,6 +420,12 @@ class Ledger:
             wall_s=self._clock.wall_s(),
             **fields,
         )
+
+
+def _told(row: RecentRow) -> Recent:
+    return Recent(
+        node_type=row.node_type, offer=row.offer, launched_s=row.launched_s, released_s=row.released_s, why=row.why
+    )
 
 
 def _cost(row: Instance | None) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -48,6 +48,8 @@ from shoal.providers.wrappers import Guarded
 HEAD_RETRY_S = (0.2, 10.0)
 PRUNE_EVERY_S = 600.0
 USAGE_EVERY_S = 1.0
+NODES_PER_S = (50.0, 1000.0)
+"""How many nodes make news of usage wait a second longer: while nothing waits, and while work waits."""
 STILL_TICKS = 6
 """Every how many safety ticks a plan is made where nothing waits, moves, idles or heals."""
 PUBLISH_EVERY_S = (0.25, 10.0)
@@ -128,6 +130,7 @@ class Autoscaler:
         self._grew_s: float | None = None
         self._unmet_since_s: float | None = None
         self._waiting = 0.0
+        self._answered = _Answered({}, frozenset(), frozenset())
         self._plan = Plan()
         self._planned_s = -math.inf
         self._thought_s = 0.0
@@ -252,10 +255,12 @@ class Autoscaler:
         elif waiting == 0:
             self._unmet_since_s = self._grew_s = None
         self._waiting = waiting
-        if waiting or is_first or before is None or before.standing != work.standing or _is_noticed(work):
+        is_outgrown = waiting > 0 and self._answered.is_outgrown_by(work)
+        if is_first or before is None or before.standing != work.standing or _is_noticed(work) or is_outgrown:
             self._dirty()
         else:
-            # Usage alone is no reason to plan at once: a node that fell idle has its idle time to wait anyway.
+            # Usage alone is no reason to plan at once: a node that fell idle has its idle time to wait anyway, and
+            # what waits and was answered by the newest plan waits for machines on their way, or for a reason.
             self._is_usage_new = True
             self._wake.set()
 
@@ -357,7 +362,7 @@ class Autoscaler:
         if known is None or known.machines != row.machines or row.began_s - known.began_s >= 60.0:
             with self._ledger.changing() as change:
                 change.put(row)
-        shown = {machine.name for machine in listing.machines} | {one.name for one in listing.debris}
+        debris = {one.name for one in listing.debris}
         self._hands.forget_release(
             [
                 name
@@ -365,7 +370,8 @@ class Autoscaler:
                 if call.provider == provider
                 and call.ended_s is not None
                 and call.ended_s + self._providers[provider].traits.listing_lag_s < listing.began_s
-                and name not in shown
+                and name not in debris
+                and not self._witnesses.is_shown(provider, name)
             ]
         )
 
@@ -386,6 +392,7 @@ class Autoscaler:
         self._is_dirty = self._is_usage_new = False
         self._grew_s = self._unmet_since_s = None
         seen = snapshot(self._witnesses, self._ledger, now_s)
+        self._answered = _Answered.by(seen.work)
         plan, is_early = await think(
             self._clock, self._improve(seen, self.policy, self._seed), self.policy.thinking, self._boot_typical_s()
         )
@@ -418,7 +425,7 @@ class Autoscaler:
         named = {step.instance_id for step in steps if not isinstance(step, Buy)}
         return steps + [
             step
-            for step in returned(rows.values(), in_contact=self._witnesses.in_contact)
+            for step in returned(self._ledger.moving.values(), in_contact=self._witnesses.in_contact)
             if isinstance(step, Drain) and step.instance_id not in named
         ]
 
@@ -442,7 +449,8 @@ class Autoscaler:
 
     def _usage_every_s(self) -> float:
         """Return how often news of usage alone make a plan: each costs by the number of nodes."""
-        return min(self.policy.thinking.tick_s, max(USAGE_EVERY_S, len(self._witnesses.nodes) / 50.0))
+        per_s = NODES_PER_S[1 if self._waiting else 0]
+        return min(self.policy.thinking.tick_s, max(USAGE_EVERY_S, len(self._witnesses.nodes) / per_s))
 
     def _quiet_s(self, now_s: float) -> float:
         """Return when to act by the quiet rule."""
@@ -567,3 +575,27 @@ def _waiting(work: Work) -> float:
 def _is_noticed(work: Work) -> bool:
     """Say whether a node that still takes work is about to be taken away."""
     return any(node.notice and not node.is_cordoned for node in work.nodes)
+
+
+class _Answered(NamedTuple):
+    """The demand that a plan was made for: units by class, where they fit but wait, and gangs."""
+
+    waiting: Mapping[str, int]
+    unplaceable: frozenset[tuple[str, str]]
+    gangs: frozenset[str]
+
+    @classmethod
+    def by(cls, work: Work) -> _Answered:
+        return cls(
+            {one.key: one.waiting for one in work.classes},
+            frozenset((one.key, name) for one in work.classes for name in one.unplaceable_on),
+            frozenset(gang.gang_id for gang in work.gangs),
+        )
+
+    def is_outgrown_by(self, work: Work) -> bool:
+        """Say whether anything waits that did not wait then."""
+        return any(
+            one.waiting > self.waiting.get(one.key, 0)
+            or any((one.key, name) not in self.unplaceable for name in one.unplaceable_on)
+            for one in work.classes
+        ) or any(gang.gang_id not in self.gangs for gang in work.gangs)

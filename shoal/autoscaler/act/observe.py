@@ -13,7 +13,8 @@ refused  the provider proved that there is no machine: a refused call, or a refu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -78,6 +79,8 @@ class Witnesses:
         self.market_s: dict[str, float] = {}
         self.listings: dict[str, Listing] = {}
         """The newest complete listing of each provider."""
+        self._shown: dict[str, frozenset[str]] = {}
+        """The names of its machines."""
         self.extras: dict[str, Extra] = {}
         self.remainders: dict[str, Remainder] = {}
         self._missing_since_s: dict[str, float] = {}
@@ -115,8 +118,10 @@ class Witnesses:
         """Yield what the head's newest word says about our instances."""
         if self.work is None:
             return
-        for name, node in self.nodes.items():
-            row = ledger.instances.get(name) or ledger.closed.get(name)
+        # A ready row has nothing to hear from its node: only the few others are looked at, in the head's order.
+        named = ledger.moving.keys() | (self.nodes.keys() & ledger.closed.keys())
+        for name in [name for name in self.nodes if name in named] if named else ():
+            row, node = ledger.instance(name), self.nodes[name]
             if row is None or node.is_missing:
                 continue
             if row.state is State.DRAINING:
@@ -131,8 +136,9 @@ class Witnesses:
                 yield Seen(instance_id=name, fact=Fact.JOINED, cause="its agent joined", node=node)
         if self.is_settling():
             return
-        for row in ledger.instances.values():
-            if row.state in _IN_SERVICE and row.instance_id not in self.nodes:
+        silent = ledger.instances.keys() - self.nodes.keys()
+        for row in [ledger.instances[name] for name in ledger.instances if name in silent] if silent else ():
+            if row.state in _IN_SERVICE:
                 yield Seen(instance_id=row.instance_id, fact=Fact.SILENT, cause="the head lost its node")
 
     def facts_of_listing(
@@ -147,8 +153,11 @@ class Witnesses:
         seen: list[Seen] = []
         here: set[str] = set()
         extras: dict[str, Machine] = {}
-        for machine in sorted(listing.machines, key=lambda one: (one.name not in ledger.machines, one.name)):
+        for machine in _known_first(listing.machines, ledger):
             row = owner_of(machine, ledger)
+            if row is not None and row.instance_id not in here and self._is_old_news(machine, row, ledger):
+                here.add(row.instance_id)
+                continue
             if row is None or row.instance_id in here:
                 extras[machine.name] = machine
                 continue
@@ -172,11 +181,25 @@ class Witnesses:
         if listing.complete:
             seen.extend(self._absences(provider, listing, ledger, here, ended_s))
             self.listings[provider] = listing
+            self._shown[provider] = frozenset(machine.name for machine in listing.machines)
             self._count_extras(provider, listing, extras)
         else:
             for name in here:
                 self._missing_since_s.pop(name, None)
         return seen
+
+    def _is_old_news(self, machine: Machine, row: Instance, ledger: Ledger) -> bool:
+        """Say whether the machine of a ready row is listed just as before: there is nothing to write down."""
+        known = ledger.machines.get(machine.name)
+        return (
+            row.state is State.READY
+            and machine.phase is Phase.RUNNING
+            and machine.notice is None
+            and known is not None
+            and known.machine_id == machine.machine_id == row.machine_id
+            and row.instance_id not in self._halted
+            and row.instance_id not in self._notices
+        )
 
     def _refusals(self, listing: Listing, ledger: Ledger, here: set[str]) -> Iterator[Seen]:
         for refusal in listing.refusals:
@@ -192,12 +215,11 @@ class Witnesses:
         self, provider: str, listing: Listing, ledger: Ledger, here: set[str], ended_s: Mapping[str, float]
     ) -> Iterator[Seen]:
         lag_s = self.traits[provider].listing_lag_s
-        for row in ledger.instances.values():
+        for name in here & self._missing_since_s.keys():
+            del self._missing_since_s[name]
+        for row in [row for name, row in ledger.instances.items() if name not in here]:
             name = row.instance_id
             if row.offer.provider != provider or row.state is State.QUEUED:
-                continue
-            if name in here:
-                self._missing_since_s.pop(name, None)
                 continue
             call_ended_s = ended_s.get(row.token, row.created_s)
             if listing.began_s < call_ended_s + lag_s:
@@ -229,6 +251,10 @@ class Witnesses:
         self._halted.discard(instance_id)
         self._notices.pop(instance_id, None)
 
+    def is_shown(self, provider: str, name: str) -> bool:
+        """Say whether the newest complete listing of the provider has a machine of that name."""
+        return name in self._shown.get(provider, ())
+
     def is_halted(self, instance_id: str) -> bool:
         """Say whether the cloud listed the instance's machine as not running."""
         return instance_id in self._halted
@@ -253,6 +279,13 @@ _IN_SERVICE = frozenset({State.READY, State.DRAINING})
 _REFUSABLE = frozenset({State.QUEUED, State.REQUESTED, State.BOOTING})
 
 
+def _known_first(machines: Sequence[Machine], ledger: Ledger) -> list[Machine]:
+    """Return the machines that the ledger knows by name, then the others, each by name."""
+    ordered = sorted(machines, key=operator.attrgetter("name"))
+    fresh = [one for one in ordered if one.name not in ledger.machines]
+    return [one for one in ordered if one.name in ledger.machines] + fresh if fresh else ordered
+
+
 def owner_of(machine: Machine, ledger: Ledger) -> Instance | None:
     """Return the row that accounts for the machine: by its instance tag, else by token and index.
 
@@ -271,7 +304,7 @@ def snapshot(witnesses: Witnesses, ledger: Ledger, now_s: float) -> Snapshot:
     """Return everything that a plan may be made from, as of now."""
     work = _aged(witnesses, now_s)
     offers, quotas = _markets(witnesses, ledger)
-    instances = tuple(ledger.instances[name] for name in sorted(ledger.instances))
+    instances = ledger.ordered()
     return Snapshot(
         now_s=now_s,
         cluster_uid=ledger.meta.cluster_uid,

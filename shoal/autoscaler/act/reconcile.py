@@ -146,9 +146,8 @@ class Reconciler:
             if recent is not None and recent.released_s is None:
                 now_s = self._clock.monotonic_s()
                 change.put(msgspec.structs.replace(recent, released_s=now_s, why=seen.cause))
-            for machine in self._ledger.machines.values():
-                if machine.instance_id == after.instance_id:
-                    change.drop(machine)
+            for machine in self._ledger.machines_of(after.instance_id):
+                change.drop(machine)
 
     def _learn_size(self, change: Change, row: Instance, total: dict[str, int]) -> None:
         """Keep what nodes of this machine type really have: the smallest that ever joined."""

@@ -81,6 +81,8 @@ class Teller:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._told: dict[str, str] = {}
+        self._frozen: dict[str, float] = {}
+        """For how long each type was frozen when it was last told."""
 
     def tell(self, plan: Plan, steps: Sequence[Step]) -> None:
         """Record the plan's steps, and each demand whose verdict is new."""
@@ -96,6 +98,10 @@ class Teller:
             )
             for step in steps:
                 self._log.record(Kind.PLAN_STEP, step=_step_shown(step), why=step.why)
+        for name, for_s in plan.frozen.items():
+            if for_s > self._frozen.get(name, 0.0):  # what is left of a known freeze only shrinks
+                self._log.record(Kind.FLAP_FROZEN, node_type=name, until_s=for_s)
+            self._frozen[name] = for_s
         told = {one.demand: one.verdict.value for one in plan.unmet}
         for one in plan.unmet:
             if self._told.get(one.demand) != one.verdict:

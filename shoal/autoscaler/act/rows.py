@@ -64,7 +64,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         return self.outcome in ("", "unknown")
 
 
-class MachineRow(msgspec.Struct, frozen=True, kw_only=True):
+class MachineRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A machine that a provider showed or promised for one of our instances; `name` is what `release` takes."""
 
     name: str
@@ -104,7 +104,7 @@ class BreakerRow(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-class RecentRow(msgspec.Struct, frozen=True, kw_only=True):
+class RecentRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A launch of the last hours, for hysteresis."""
 
     instance_id: str

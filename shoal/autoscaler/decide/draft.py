@@ -55,6 +55,8 @@ class Draft:
         """Place what waits on what is there; wishes that are `unwanted` do not count as there."""
         self.snapshot = snapshot
         self.policy = policy
+        self.nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
+        """The head's nodes by instance id."""
         self.wares = wares(snapshot, policy)
         self.is_mass_loss = is_mass_loss(snapshot)
         self.room = Room(snapshot, policy, self.is_mass_loss)
@@ -62,7 +64,8 @@ class Draft:
         self.expired = expired(snapshot, policy)
         self.serving = serving(snapshot, self.expired)
         self.forced = forced_drains(snapshot, policy, self.serving, snapshot.committed_micro, self.calm)
-        self.stands = stands(snapshot, policy, {(ware.node_type.name, ware.offer.key): ware for ware in self.wares})
+        by_offer = {(ware.node_type.name, ware.offer.key): ware for ware in self.wares}
+        self.stands = stands(snapshot, policy, by_offer, self.nodes)
         self.lacks: list[Lack] = []
         self.moves: dict[str, Drain] = {}
         """Drains of nodes whose work moves elsewhere, by instance id."""
@@ -134,8 +137,11 @@ class Draft:
             if one.instance_id in self.forced and one.node_type in type_left:
                 type_left[one.node_type] += 1
         kept: list[Stand] = []
+        forced, gone = self.forced, self.expired
+        if not forced and not gone and not any(stand.rank is Rank.UNDRAIN for stand in self.stands):
+            return
         for stand in self.stands:
-            if stand.name in self.forced or stand.name in self.expired:
+            if stand.name in forced or stand.name in gone:
                 continue
             if stand.rank is Rank.UNDRAIN:
                 left = min(total_left, type_left.get(stand.node_type, 0))
@@ -148,9 +154,11 @@ class Draft:
 
     def _reject_wishes_without_room(self, unwanted: AbstractSet[str]) -> None:
         """Give up wishes (`queued`) that a lowered limit, cap or bad offer has overtaken, newest first."""
-        usable = {stand.name for stand in self.stands} - unwanted
         self.given_up: set[str] = set()
         wishes = [one for one in self.snapshot.instances if one.state is State.QUEUED]
+        if not wishes:
+            return
+        usable = {stand.name for stand in self.stands} - unwanted
         for wish in sorted(wishes, key=lambda one: one.instance_id, reverse=True):
             if (
                 wish.instance_id not in usable

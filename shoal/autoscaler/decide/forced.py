@@ -84,7 +84,7 @@ def expired(snapshot: Snapshot, policy: Policy) -> dict[str, str]:
     if not snapshot.may_expire:
         return found
     for one in snapshot.instances:
-        if one.state is not State.REQUESTED and one.state is not State.BOOTING:
+        if one.state is State.READY or (one.state is not State.REQUESTED and one.state is not State.BOOTING):
             continue
         kind = policy.node_type(one.node_type)
         deadlines = kind.deadlines if kind is not None else Deadlines()

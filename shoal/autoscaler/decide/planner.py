@@ -116,11 +116,15 @@ def proven_bound(draft: Draft, market: Market, basket: Basket) -> int | None:
             *(minus(stand.total, stand.spot.free) for stand in bought),
         ]
     )
-    there = total(
-        {name: max(0, amount) for name, amount in stand.spot.free.items()}
-        for stand in draft.stands
-        if stand.ware is None
-    )
+    if not needed:
+        return 0
+    there = dict.fromkeys(needed, 0)
+    for stand in draft.stands:
+        if stand.ware is None:
+            free = stand.spot.free
+            for name in there:
+                if (amount := free.get(name, 0)) > 0:
+                    there[name] += amount
     names = sorted(needed)
     totals = [max(0, needed[name] - there.get(name, 0)) for name in names]
     bins = [
@@ -187,6 +191,7 @@ def written(draft: Draft, gone: Surplus, basket: Basket, *, effort: int, bound_m
         unmet=tuple(unmet(draft, lack, basket.room) for lack in lacks),
         placed=tuple(placed),
         kept=tuple(gone.kept),
+        frozen=gone.frozen,
         cost_micro=sum((buy.price_micro or 0) * len(buy.instance_ids) for buy in buys),
         bound_micro=bound_micro,
         effort=effort,

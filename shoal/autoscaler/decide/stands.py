@@ -6,8 +6,11 @@ that were not called for yet. A stand's `free` goes down as the plan places work
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from enum import IntEnum
+
+import msgspec
 
 from shoal.autoscaler.decide.wares import Ware
 from shoal.foundation.amounts import Amounts
@@ -33,53 +36,32 @@ class Rank(IntEnum):
     BOUGHT = 5
 
 
-class Stand:
-    """One machine as the plan sees it. `used` says for whom it is needed; a stand nobody uses may go."""
+class Stand(msgspec.Struct, eq=False, gc=False):
+    """One machine as the plan sees it. `used` says for whom it is needed; a stand nobody uses may go.
 
-    __slots__ = (
-        "gang",
-        "held_for",
-        "instance",
-        "is_special",
-        "name",
-        "node",
-        "placed",
-        "promised",
-        "rank",
-        "spot",
-        "total",
-        "used",
-        "ware",
-    )
+    `gc=False` here and in what it holds: a plan makes one per machine, and the collector would walk them all.
+    """
 
-    def __init__(
-        self,
-        spot: Spot,
-        total: Amounts,
-        rank: Rank,
-        *,
-        instance: Instance | None = None,
-        node: Node | None = None,
-        ware: Ware | None = None,
-    ) -> None:
-        self.spot = spot
-        self.name = instance.instance_id if instance is not None else spot.spot_id
-        """The instance's id, else the node's (the head of an `ssh` cluster has no instance)."""
-        self.total = total
-        self.is_special = not total.keys() <= PLAIN and any(
-            name not in PLAIN and not name.startswith("node:") for name in total
-        )
+    spot: Spot
+    name: str
+    """The instance's id, else the node's (the head of an `ssh` cluster has no instance)."""
+    total: Amounts
+    rank: Rank
+    instance: Instance | None = None
+    node: Node | None = None
+    ware: Ware | None = None
+    used: str = ""
+    gang: str = ""
+    held_for: str = ""
+    placed: dict[str, int] = {}
+    promised: dict[str, int] = {}
+    """Standing bundles that a new machine was bought for: a share of its size, not of its room."""
+
+    @property
+    def is_special(self) -> bool:
         """Whether the machine may have a resource that not every machine has."""
-        self.rank = rank
-        self.instance = instance
-        self.node = node
-        self.ware = ware
-        self.used = ""
-        self.gang = ""
-        self.held_for = ""
-        self.placed: dict[str, int] = {}
-        self.promised: dict[str, int] = {}
-        """Standing bundles that a new machine was bought for: a share of its size, not of its room."""
+        total = self.total
+        return not total.keys() <= PLAIN and any(name not in PLAIN and not name.startswith("node:") for name in total)
 
     @property
     def node_type(self) -> str:
@@ -90,20 +72,29 @@ class Stand:
         return self.node.node_type if self.node else ""
 
 
-def stands(snapshot: Snapshot, policy: Policy, wares: Mapping[tuple[str, OfferKey], Ware]) -> list[Stand]:
-    """Return what a plan may count on, in the order of `Rank`, then by instance id."""
-    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
-    found: list[Stand] = []
+def stands(
+    snapshot: Snapshot,
+    policy: Policy,
+    wares: Mapping[tuple[str, OfferKey], Ware],
+    nodes: Mapping[str, Node],
+) -> list[Stand]:
+    """Return what a plan may count on, in the order of `Rank`, then by instance id; `nodes` by instance id."""
+    by_rank: tuple[list[Stand], ...] = tuple([] for _ in Rank)
+    known = set()
     for instance in snapshot.instances:
-        stand = _stand(snapshot, policy, instance, nodes.get(instance.instance_id), wares)
+        name = instance.instance_id
+        known.add(name)
+        stand = _stand(policy, instance, nodes.get(name), wares)
         if stand is not None:
-            found.append(stand)
-    known = {instance.instance_id for instance in snapshot.instances}
+            by_rank[stand.rank].append(stand)
     for node in snapshot.work.nodes:
         if node.instance_id in known or node.is_cordoned or node.notice:
             continue
-        found.append(_of_node(None, node, Rank.READY_BUSY))
-    found.sort(key=lambda stand: (stand.rank, stand.name))
+        by_rank[Rank.READY_BUSY].append(_of_node(None, node, Rank.READY_BUSY))
+    found: list[Stand] = []
+    for stands_of_rank in by_rank:
+        stands_of_rank.sort(key=_NAME)
+        found += stands_of_rank
     pending = {gang.gang_id for gang in snapshot.work.gangs}
     held = {hold.instance_id: hold.gang for hold in snapshot.holds if hold.until_s > snapshot.now_s}
     if held:
@@ -114,8 +105,10 @@ def stands(snapshot: Snapshot, policy: Policy, wares: Mapping[tuple[str, OfferKe
     return found
 
 
+_NAME = operator.attrgetter("name")
+
+
 def _stand(
-    snapshot: Snapshot,
     policy: Policy,
     instance: Instance,
     node: Node | None,
@@ -146,10 +139,10 @@ def _stand(
 
 def _of_node(instance: Instance | None, node: Node, rank: Rank) -> Stand:
     # What a missing node had runs or waits elsewhere until it is back; it counts as there, with all its room.
-    free = node.total if node.is_missing else node.free
-    return Stand(
-        Spot(spot_id=node.node_id, free=free, labels=node.labels), node.total, rank, instance=instance, node=node
-    )
+    total = node.total
+    spot = Spot(spot_id=node.node_id, free=total if node.is_missing else node.free, labels=node.labels)
+    name = node.node_id if instance is None else instance.instance_id
+    return Stand(spot, name, total, rank, instance, node)
 
 
 def _to_come(
@@ -165,13 +158,13 @@ def _to_come(
             return None
         total, labels = kind.resources, dict(kind.labels)
     spot = Spot(spot_id=instance.instance_id, free=total, labels=labels)
-    return Stand(spot, total, rank, instance=instance)
+    return Stand(spot, instance.instance_id, total, rank, instance)
 
 
 def bought(ware: Ware, number: int) -> Stand:
     """Return the stand of the plan's `number`-th new machine; its id is given when the plan is written down."""
     spot = Spot(spot_id=f"new-{number:06d}", free=ware.resources, labels=ware.labels)
-    return Stand(spot, ware.resources, Rank.BOUGHT, ware=ware)
+    return Stand(spot, spot.spot_id, ware.resources, Rank.BOUGHT, ware=ware)
 
 
 __all__ = ["PLAIN", "Rank", "Stand", "bought", "stands"]

@@ -6,23 +6,26 @@ on, so that the agent can refuse it when work came in between.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from shoal.autoscaler.decide.draft import Draft
-from shoal.autoscaler.decide.room import is_mass_loss
 from shoal.autoscaler.decide.stands import Stand
 from shoal.model.instance import Instance, State
 from shoal.model.node import Node
+from shoal.model.offer import OfferKey
 from shoal.model.plan import Drain, Forget, Kept, Release, Step, Undrain
 from shoal.model.policy import Deadlines, NodeType, Policy
 from shoal.model.snapshot import Recent, Snapshot
 
 FREEZE_S = 3600.0
 FREEZE_PAIRS = 3
+BOOT_S = 60.0
+"""How long a boot takes where no offer says it."""
 
 
 class Surplus(msgspec.Struct):
@@ -30,20 +33,21 @@ class Surplus(msgspec.Struct):
 
     steps: list[Step]
     kept: list[Kept]
+    frozen: dict[str, float]
+    """Node types whose idle drain is frozen because they flapped, and for how many seconds more."""
 
 
 def surplus(draft: Draft) -> Surplus:
     """Return what goes and what stays, in the order of instance ids within each kind of step."""
     snapshot = draft.snapshot
-    stands = {stand.instance.instance_id: stand for stand in draft.stands if stand.instance is not None}
-    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
+    stands = {stand.name: stand for stand in draft.stands if stand.instance is not None}
+    nodes = draft.nodes
     undrains: list[Step] = []
     releases: list[Step] = []
     forgets: list[Step] = []
-    lost_left = _lost_to_release(snapshot)
-    for one in sorted(snapshot.instances, key=lambda it: it.instance_id):
-        if one.state is State.READY:
-            continue
+    lost_left = _lost_to_release(snapshot, draft.is_mass_loss)
+    moving = [one for one in snapshot.instances if one.state is not State.READY]
+    for one in sorted(moving, key=lambda it: it.instance_id):
         stand = stands.get(one.instance_id)
         used = stand.used if stand is not None else ""
         kind = draft.policy.node_type(one.node_type)
@@ -78,31 +82,53 @@ def surplus(draft: Draft) -> Surplus:
                 releases.append(Release(instance_id=one.instance_id, why="nobody wants it any more"))
             case _:
                 pass
-    drains, kept = _drains(draft, stands)
-    return Surplus([*undrains, *drains, *releases, *forgets], kept)
+    drains, kept, frozen = _drains(draft, stands)
+    return Surplus([*undrains, *drains, *releases, *forgets], kept, frozen)
 
 
-def frozen_until(recent: Sequence[Recent]) -> dict[str, float]:
+def frozen_until(recent: Sequence[Recent], flap_s: float, boot_s: Callable[[OfferKey], float]) -> dict[str, float]:
     """Return the node types whose idle drain is frozen, with the end of it on the clock of `launched_s`.
 
-    Three launch-and-release rounds of a type within an hour freeze it for an hour after the third. Machines that
-    were there together make one round: ten nodes bought and given back at once did not flap.
+    Three flaps of a type within an hour freeze it for an hour after the third. A flap is a launch and its release
+    that undo each other within `flap_s`, or within two boots where those are faster: the type was given back so
+    soon after its launch, or launched again so soon after it was given back. Work that comes, ends, and leaves its
+    machines idle for their time is none. Machines that were there together make one round: ten nodes bought and
+    given back at once did not flap. Source: docs/decisions/0010-what-counts-as-a-flap.md.
     """
-    rounds: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    launches: dict[str, list[float]] = defaultdict(list)
+    rounds: dict[str, list[_Round]] = defaultdict(list)
     for one in sorted(recent, key=lambda it: (it.launched_s, it.released_s or 0.0)):
+        launches[one.node_type].append(one.launched_s)
         if one.released_s is None or not one.why.startswith("idle"):
             continue  # refused, lost and interrupted machines say nothing about our own changes of mind
         of_type = rounds[one.node_type]
-        if of_type and one.launched_s <= of_type[-1][1]:
-            of_type[-1] = (of_type[-1][0], max(of_type[-1][1], one.released_s))
+        if of_type and one.launched_s <= of_type[-1].released_s:
+            of_type[-1].released_s = max(of_type[-1].released_s, one.released_s)
         else:
-            of_type.append((one.launched_s, one.released_s))
+            of_type.append(_Round(one.launched_s, one.released_s, min(flap_s, 2 * boot_s(one.offer))))
     found: dict[str, float] = {}
     for node_type, of_type in rounds.items():
-        for first, last in zip(of_type, of_type[FREEZE_PAIRS - 1 :], strict=False):
-            if last[1] - first[0] <= FREEZE_S:
-                found[node_type] = last[1] + FREEZE_S
+        flaps = [one for one in of_type if one.is_flap(launches[node_type])]
+        for first, last in zip(flaps, flaps[FREEZE_PAIRS - 1 :], strict=False):
+            if last.released_s - first.launched_s <= FREEZE_S:
+                found[node_type] = last.released_s + FREEZE_S
     return found
+
+
+class _Round(msgspec.Struct):
+    """From a launch to the release of the last machine that was there at the same time."""
+
+    launched_s: float
+    released_s: float
+    reach_s: float
+    """Within so long the opposite order makes a flap."""
+
+    def is_flap(self, launches_s: Sequence[float]) -> bool:
+        """Say whether release and launch undo each other; `launches_s` are all launches of the type, in order."""
+        if self.released_s - self.launched_s < self.reach_s:
+            return True
+        later = bisect.bisect_left(launches_s, self.released_s)
+        return later < len(launches_s) and launches_s[later] - self.released_s < self.reach_s
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -117,16 +143,20 @@ def _memory(snapshot: Snapshot, policy: Policy) -> Memory:
     for one in snapshot.recent:
         if one.launched_s > launched_s.get(one.node_type, -math.inf):
             launched_s[one.node_type] = one.launched_s
-    return Memory(frozen_until(snapshot.recent) if policy.flap_s > 0 else {}, launched_s)
+    if not policy.flap_s > 0:
+        return Memory({}, launched_s)
+    boots_s = {offer.key: offer.boot_typical_s for offer in snapshot.offers}
+    frozen = frozen_until(snapshot.recent, policy.flap_s, lambda key: boots_s.get(key, BOOT_S))
+    return Memory({name: until_s for name, until_s in frozen.items() if until_s > snapshot.now_s}, launched_s)
 
 
-def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Kept]]:
+def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Kept], dict[str, float]]:
     snapshot, policy = draft.snapshot, draft.policy
     forced = draft.forced
     drains: list[Step] = [*forced.values(), *draft.moves.values()]
     kept: list[Kept] = []
     there = Counter(draft.serving)
-    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
+    nodes = draft.nodes
     idle: list[tuple[Instance, Node]] = []
     for one in snapshot.instances:
         node = nodes.get(one.instance_id)
@@ -136,6 +166,7 @@ def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Ke
             there[one.node_type] -= 1
         elif node.idle_s is not None and not node.is_head and not node.is_cordoned:
             idle.append((one, node))
+    memory = Memory({}, {})
     if idle:
         memory = _memory(snapshot, policy)
         # The dearest goes first where `min_workers` lets only some go.
@@ -156,7 +187,8 @@ def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Ke
             there[one.node_type] -= 1
     drains.sort(key=lambda step: step.instance_id if isinstance(step, Drain) else "")
     kept.sort(key=lambda one: one.instance_id)
-    return drains, kept
+    frozen = {name: until_s - snapshot.now_s for name, until_s in sorted(memory.frozen_until_s.items())}
+    return drains, kept, frozen
 
 
 def _why_it_stays(
@@ -189,7 +221,7 @@ def _why_it_stays(
     until_s = memory.frozen_until_s.get(kind.name, 0.0)
     if until_s > snapshot.now_s:
         return (
-            f"`{kind.name}` was launched and released three times within an hour; "
+            f"`{kind.name}` was launched and given back in turn three times within an hour; "
             f"idle drain is frozen for {until_s - snapshot.now_s:.0f} s more"
         )
     return _why_flap(snapshot, policy, one, kind, memory)
@@ -202,15 +234,15 @@ def _why_flap(snapshot: Snapshot, policy: Policy, one: Instance, kind: NodeType,
         return ""
     since_s = snapshot.now_s - launched_s
     left_s = policy.flap_s - since_s
-    boot_s = next((offer.boot_typical_s for offer in snapshot.offers if offer.key == one.offer), 60.0)
+    boot_s = next((offer.boot_typical_s for offer in snapshot.offers if offer.key == one.offer), BOOT_S)
     if one.price_micro and left_s > 2 * boot_s:
         return ""
     return f"`{kind.name}` was launched {since_s:.0f} s ago; it may be wanted again for {left_s:.0f} s more"
 
 
-def _lost_to_release(snapshot: Snapshot) -> int:
+def _lost_to_release(snapshot: Snapshot, is_mass_loss: bool) -> int:
     """Return how many lost machines may be released now: after a mass loss, a tenth of all per minute."""
-    if not is_mass_loss(snapshot):
+    if not is_mass_loss:
         return len(snapshot.instances)
     recently = sum(
         1

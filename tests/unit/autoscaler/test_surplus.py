@@ -150,15 +150,38 @@ def test_a_type_launched_a_moment_ago_keeps_its_idle_nodes() -> None:
     assert drained(plan_of(quick)) == ["i-ababab-00001"]
 
 
-def test_three_rounds_within_an_hour_freeze_idle_drain() -> None:
-    rounds = [recent(NOW_S - 3000 + 900 * n, NOW_S - 2500 + 900 * n) for n in range(3)]
-    together = [recent(NOW_S - 3000, NOW_S - 1000 + n) for n in range(10)]
-    refused = [recent(NOW_S - 3000 + 900 * n, NOW_S - 2500 + 900 * n, why="refused later") for n in range(3)]
+def frozen(rounds: list[Recent], flap_s: float = 120.0, boot_s: float = 60.0) -> dict[str, float]:
+    return frozen_until(rounds, flap_s, lambda key: boot_s)
 
-    assert frozen_until(rounds) == {"small": NOW_S - 700 + 3600}
-    assert frozen_until(together) == frozen_until(refused) == frozen_until(rounds[:2]) == {}
-    plan = plan_of(snapshot(nodes=(node(1),), instances=(instance(1),), recent=tuple(rounds)))
+
+def test_three_flaps_within_an_hour_freeze_idle_drain() -> None:
+    """Each time it was given back, it was wanted again a minute later."""
+    rounds = [recent(NOW_S - 2000 + 560 * n, NOW_S - 1500 + 560 * n) for n in range(3)]
+    again = recent(NOW_S - 340, why="for a")
+    end_s = NOW_S - 1500 + 560 * 2 + 3600
+
+    assert frozen([*rounds, again]) == {"small": end_s}
+    assert frozen(rounds) == {}, "nobody has wanted the third one again yet"
+    assert frozen([*rounds, again], flap_s=60.0) == {}
+    assert frozen([*rounds, again], boot_s=20.0) == {}, "booting anew is cheaper than a minute of idling"
+    plan = plan_of(snapshot(nodes=(node(1),), instances=(instance(1),), recent=(*rounds, again)))
     assert drained(plan) == [] and "frozen" in plan.kept[0].why
+    assert plan.frozen == {"small": end_s - NOW_S}
+
+
+def test_machines_given_back_right_after_their_launch_flap() -> None:
+    rounds = [recent(NOW_S - 3000 + 900 * n, NOW_S - 2900 + 900 * n) for n in range(3)]
+    assert frozen(rounds) == {"small": NOW_S - 1100 + 3600}
+
+
+def test_work_that_comes_thrice_and_leaves_machines_idle_for_their_time_does_not_freeze_them() -> None:
+    honest = [recent(NOW_S - 3000 + 900 * n, NOW_S - 2500 + 900 * n) for n in range(3)]
+    together = [recent(NOW_S - 3000, NOW_S - 1000 + n) for n in range(10)]
+    refused = [recent(NOW_S - 3000 + 560 * n, NOW_S - 2500 + 560 * n, why="refused later") for n in range(4)]
+
+    assert frozen([*honest, recent(NOW_S - 300)]) == frozen(together) == frozen(refused) == {}
+    plan = plan_of(snapshot(nodes=(node(1),), instances=(instance(1),), recent=(*honest, recent(NOW_S - 300))))
+    assert drained(plan) == ["i-ababab-00001"] and plan.frozen == {}
 
 
 def test_a_gang_keeps_what_arrived_until_its_hold_ends() -> None:

@@ -429,3 +429,35 @@ async def test_launches_that_are_certain_do_not_wait_for_the_end_of_thought() ->
     ]
     assert calls[0][1] == 2 and calls[0][0] < 0.3
     assert sum(count for _, count in calls) == 5
+
+
+@virtual
+async def test_work_that_was_answered_is_planned_for_again_now_and_then_and_new_work_at_once() -> None:
+    """Usage changes all the time while work waits: at most one plan a second for it, at once for what is new."""
+    plans: list[float] = []
+
+    def counted(snapshot: Any, policy: Any, seed: int) -> Any:
+        plans.append(snapshot.now_s)
+        return improve(snapshot, policy, seed)
+
+    kinds = (NodeType(name="s2", provider="sim", max_workers=4),)
+    policy = builders.policy(node_types=kinds, max_workers=4, flap_s=0.0)
+    world = World(1, policy=policy, report_every_s=0.02, improve=counted)
+    world.submit({"cpu": 2}, 4, None)
+    world.submit({"cpu": 1}, 1_000, 0.3)
+    await world.run_until(lambda: len(world.head.nodes) == 4, within_s=120)
+    for key in list(world.head.pending):
+        if key.startswith("CPU=20000"):
+            world.head.finish(key)
+
+    plans.clear()
+    words = world.head._version
+    await world.run_for(20.0)
+    assert world.head._version - words > 60, "usage changed often enough to tell"
+    assert 10 <= len(plans) <= 22
+
+    await world.run_for(max(0.0, plans[-1] + 0.3 - world.clock.monotonic_s()))
+    asked_s = world.clock.monotonic_s()
+    world.submit({"cpu": 1, "gpu": 1}, 1)
+    await world.run_for(0.2)
+    assert any(asked_s < at_s <= asked_s + 0.1001 for at_s in plans)

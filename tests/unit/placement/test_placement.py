@@ -131,6 +131,30 @@ class TestWidth:
     def test_long_tasks_deserve_a_slot_each(self) -> None:
         assert width(self.waiting(100, 600), 30) == 100
 
+    @pytest.mark.parametrize(("running", "bought"), [(0, 100), (2, 100), (100, 100), (10_000, 100)])
+    def test_slots_that_run_longer_than_anyone_waits_take_nothing_over(self, running: int, bought: int) -> None:
+        assert width(self.waiting(100, 600, running=running), 30) == bought
+        assert width(self.waiting(2, 600, running=2), 30) == 2
+
+    def test_a_running_slot_counts_by_what_is_left_of_the_time(self) -> None:
+        # Of 30 s a slot of 15 s tasks has half to give: two stand for one free slot.
+        assert width(self.waiting(100, 15), 30) == 50
+        assert width(self.waiting(100, 15, running=20), 30) == 40
+        assert width(self.waiting(100, 15, running=100), 30) == width(self.waiting(100, 15, running=999), 30) == 0
+        assert width(self.waiting(100, 30, running=50), 30) == 100
+
+    @given(
+        count=st.integers(1, 10**6),
+        duration_s=st.floats(1e-6, 1e5),
+        running=st.integers(0, 10**5),
+        more=st.integers(1, 99),
+    )
+    def test_width_is_between_nothing_and_all_and_shrinks_with_what_runs(
+        self, count: int, duration_s: float, running: int, more: int
+    ) -> None:
+        wide = width(self.waiting(count, duration_s, running=running), 30)
+        assert 0 <= width(self.waiting(count, duration_s, running=running + more), 30) <= wide <= count
+
     def test_the_unknown_counts_in_full(self) -> None:
         assert width(self.waiting(100, None), 30) == 100
 
