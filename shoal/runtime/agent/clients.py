@@ -16,6 +16,9 @@ class ClassRow:
         "allowed_here",
         "amounts",
         "asked_at",
+        "awaited_away",
+        "awaited_from",
+        "awaited_until",
         "bundle",
         "class_key",
         "client",
@@ -63,6 +66,9 @@ class ClassRow:
         self.is_placing = False
         self.allowed_here = 0
         """How many leases of what need not run here the head has placed here, beyond those granted since."""
+        self.awaited_away = self.awaited_from = 0
+        self.awaited_until = 0.0
+        """Leases that the head placed on other nodes, since the owner had `awaited_from` of there; and until when."""
         self.asked_at, self.pause_s = 0.0, 0.0
         self.expires_at: float | None = None
         self.turn = 0
@@ -73,6 +79,18 @@ class ClassRow:
     def wanted(self) -> int:
         """How many more leases it could use: what waits, less the grants that its owner has not seen yet."""
         return max(0, self.waiting - (self.granted - self.seen))
+
+    def awaited(self, now: float) -> int:
+        """How many leases on other nodes the owner still waits for; asking for them again would reserve them twice."""
+        if now >= self.awaited_until:
+            return 0
+        return max(0, self.awaited_away - (self.seen_anywhere - self.seen - self.awaited_from))
+
+    def await_more(self, count: int, now: float, until: float) -> None:
+        """Note that the head has placed `count` more leases on other nodes."""
+        if count > 0:
+            self.awaited_away = self.awaited(now) + count
+            self.awaited_from, self.awaited_until = self.seen_anywhere - self.seen, until
 
 
 class Client:

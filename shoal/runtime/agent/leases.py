@@ -24,7 +24,7 @@ PLACE_PAUSE_S = (0.02, 1.0)
 ZERO_COST_LEASES = 16
 """How many leases a class that costs nothing may hold beside its blocked ones."""
 REMOTE_NEED_S = 2.0
-"""How long another node's owner waits for what the head placed here before it asks again."""
+"""How long another node's owner waits for what the head placed here before it asks again: as long, it counts on it."""
 
 
 class Lease:
@@ -263,7 +263,7 @@ class Leases:
         """Ask the head where the rest may run; not too often."""
         if row.client.kind == "owner" or row.bundle is not None or row.is_placing or now < row.asked_at + row.pause_s:
             return
-        count = min(row.wanted, 512)
+        count = min(row.wanted - row.awaited(now), 512)
         if row.duration_us >= 0:
             # More leases than 20 ms of work each would need is not worth the way to other nodes.
             count = min(count, -(-row.wanted * row.duration_us // 20_000))
@@ -275,6 +275,8 @@ class Leases:
     def placed(self, row: ClassRow, count: int, here: int) -> None:
         """The head has answered: so many leases, `here` of them on this node."""
         row.is_placing, row.allowed_here = False, here
+        now = self._clock.monotonic_s()
+        row.await_more(count - here, now, now + REMOTE_NEED_S)
         low, high = PLACE_PAUSE_S
         row.pause_s = low if count else min(high, max(low, row.pause_s * 2))
         self.schedule_soon()

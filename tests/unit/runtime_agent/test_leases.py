@@ -33,8 +33,9 @@ class Desk:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.asked: list[int] = []
+        self.clock = sim_time.HandClock()
         self.leases = Leases(
-            sim_time.HandClock(),
+            self.clock,
             Stock({"CPU": 8 * UNIT}),
             Pool(),  # type: ignore[arg-type]
             HERE,
@@ -47,8 +48,8 @@ class Desk:
         self.client = Client(SimpleNamespace(send=self.told.append), "driver", b"owner", 1, {})  # type: ignore[arg-type]
         self.row = self.client.classes[1] = ClassRow(self.client, 1, {"amounts": {"CPU": UNIT}, **spec})
 
-    async def need(self, waiting: int, seen: int = 0) -> None:
-        self.leases.need(self.client, 1, waiting, seen, -1)
+    async def need(self, waiting: int, seen: int = 0, seen_anywhere: int = 0) -> None:
+        self.leases.need(self.client, 1, waiting, seen, -1, 0, max(seen, seen_anywhere))
         await asyncio.sleep(0)
 
     async def placed(self, count: int, here: int) -> None:
@@ -89,5 +90,25 @@ def test_work_without_a_preference_runs_here_at_once() -> None:
         desk = Desk({})
         await desk.need(3)
         assert (desk.granted, desk.asked) == (3, [])
+
+    sim_time.run(check())
+
+
+def test_what_was_placed_elsewhere_is_not_asked_for_again_while_its_workers_start() -> None:
+    async def check() -> None:
+        desk = Desk({"selector": [{}, [], [THERE], True]})
+        await desk.need(3)
+        await desk.placed(3, here=0)
+        for _ in range(10):
+            desk.clock.pass_(0.1)
+            await desk.need(3)
+        assert desk.asked == [3], "each time the head would reserve three more, until its node is full"
+        desk.clock.pass_(0.1)
+        await desk.need(4, seen_anywhere=2)  # two have come, one is awaited, and there is more work
+        assert desk.asked == [3, 3]
+        await desk.placed(1, here=0)
+        desk.clock.pass_(2.1)
+        await desk.need(4, seen_anywhere=2)
+        assert desk.asked == [3, 3, 4], "what never came is asked for again"
 
     sim_time.run(check())
