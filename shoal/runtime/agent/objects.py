@@ -65,6 +65,7 @@ class Objects:
             "lease": self._lease,
             "seal": self._seal,
             "give_back": self._give_back,
+            "shed": self._shed,
             "pin": self._pin,
             "unpin": self._unpin,
             "free": self._free,
@@ -270,6 +271,12 @@ class Objects:
         for segment_id in args:
             self._parcels.sealed(client.process, segment_id)
             self.store.give_back(client.process, segment_id)
+
+    def _shed(self, client: Client, n: int, args: Any) -> None:
+        assert self.store is not None
+        self._ask_spare()
+        self.store.shed()
+        client.tell(wire.ANSWER, n, True, None)
 
     def _pin(self, client: Client, n: int, args: Any) -> None:
         """Tell a client where to read an object: here, or after fetching it from where it is."""

@@ -28,6 +28,8 @@ class Values:
         self.settle_result: Any = None
         self.doubtful: dict[bytes, list[ObjectRef[Any]]] = {}
         """Foreign refs whose owner cannot be reached, by owner, until its fate is known."""
+        self.has_losses = False
+        """Whether any node has died since we are here."""
         self.stored: Any = None
         """Reads and writes values in the object store."""
 
@@ -58,6 +60,8 @@ class Values:
             if not ref._ready:
                 self._await(refs, limit_s, values)
                 break
+        if self.has_losses:
+            self.stored.make_again(refs)
         if values:
             values.extend([ref._data if ref._format == 0 else read(ref) for ref in refs[len(values) :]])
             return values

@@ -8,8 +8,10 @@ are pinned by their own agent. What a task made can be made again: its message a
 from __future__ import annotations
 
 import collections
+import functools
 import pickle
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from shoal.runtime.client.session import Session
 
 LINEAGE_BYTES_MAX = 256 * 2**20
+DEAD_NODES_MAX = 1000
+"""How many dead nodes are remembered, the newest."""
 LOOK_S = 0.5
 """How long a `get` that may not wait does wait for its agent's word on where a value lies."""
 REBUILDS_MAX = 3
@@ -73,6 +77,7 @@ class Stored:
         core.handlers[wire.SPARE] = self._on_spare
         core.handlers[wire.LOST] = self._on_lost
         core.handlers[wire.RELOCATED] = self._on_relocated
+        self._dead_nodes: dict[str, None] = {}
         self._numbers: dict[bytes, int] = {}
         """Stored objects of ours, by object id: the number of their ref."""
 
@@ -81,7 +86,7 @@ class Stored:
         if store and self._core.relay is not None:
             self._writer, self._reader = remote_store(self._core, self._lease)
         elif store:
-            self._writer = Writer(Path(store), self._lease)
+            self._writer = Writer(Path(store), self._lease, self._shed)
             self._reader = Reader(Path(store))
 
     @property
@@ -150,6 +155,13 @@ class Stored:
         self._let_go()  # first, so that the pages of a value dropped just now, still warm, serve this one
         return msgspec.convert(self._core.ask("lease", size, kind=wire.STORE), Segment)  # type: ignore[arg-type]
 
+    def _shed(self) -> None:
+        """The file system is full: give back what we keep for later, and have all that is free given up."""
+        assert self._writer is not None
+        self._let_go()
+        self._send("give_back", [segment.id for segment in self._writer.spare()])
+        self._core.ask("shed", None, kind=wire.STORE)  # type: ignore[arg-type]
+
     def _on_segment(self, link: Link, message: list[Any]) -> None:
         segment = msgspec.convert(message[1], Segment)
         if self._writer is None or not self._writer.offer(segment):
@@ -174,10 +186,15 @@ class Stored:
         from shoal.exceptions import ObjectLostError
 
         for attempt in range(REBUILDS_MAX + 1):
-            if ref._format != wire.STORED:
+            with self._core.lock:
+                is_ready, format, data, hold = ref._ready, ref._format, ref._data, ref._hold
+            if not is_ready:  # it is being made again, for another reader
+                self._session.values._await([ref], None if end_s is None else max(0.0, end_s - monotonic()))
+                format, data, hold = ref._format, ref._data, ref._hold
+            if format != wire.STORED:
                 return self._session.values.value_of(ref, end_s)
             try:
-                return self.read_place(ref._data, ref._hold, end_s)
+                return self.read_place(data, hold, end_s)
             except (ObjectLostError, FileNotFoundError) as error:
                 if attempt == REBUILDS_MAX or not self.rebuild(ref):
                     raise self._loss_of(ref) from error
@@ -307,6 +324,34 @@ class Stored:
             ref._ready, ref._data = False, None
             self._session.owner.resubmit(ref)
             return True
+
+    def node_died(self, node_id: str) -> None:
+        """Nothing comes from that node any more. With the core's lock held."""
+        self._dead_nodes[node_id] = None
+        while len(self._dead_nodes) > DEAD_NODES_MAX:
+            del self._dead_nodes[next(iter(self._dead_nodes))]
+
+    def make_again(self, refs: Sequence[ObjectRef[Any]]) -> None:
+        """Have what a dead node took along made again all at once, before it is read one by one.
+
+        Only what the agent has no copy of, either. Whatever this misses is made again when it is read.
+        """
+        dead, core = self._dead_nodes, self._core
+        lost = [
+            ref
+            for ref in refs
+            if ref._ready and ref._format == wire.STORED and ref._owner == core.process and ref._data[0][1] in dead
+        ]
+        if len(lost) > 1:
+            for ref in lost:
+                place, size, _ = ref._data
+                core.request(wire.STORE, "pin", [*place[:3], size], functools.partial(self._looked_for, ref, place))
+
+    def _looked_for(self, ref: ObjectRef[Any], place: list[Any], is_ok: bool, value: Any) -> None:
+        if is_ok:
+            self._send("unpin", [place[0]])  # its reader pins it anew
+        elif value[0] == "ObjectLostError" and ref._ready and ref._format == wire.STORED and ref._data[0] == place:
+            self.rebuild(ref)
 
     def _tell_lost(self, ref: ObjectRef[Any], place: list[Any]) -> None:
         def connected(link: Link | None) -> None:

@@ -56,6 +56,8 @@ class News:
     def _on_node_died(self, value: Any) -> None:
         """Drop the connections to a dead node: if it lost power or was cut off, nobody else ever closes them."""
         node, core = value["node_id"], self._session.core
+        self._session.stored.node_died(node)
+        self._session.values.has_losses = True
         for link in core.links():
             if link.peer[:NODE_ID_BYTES].hex() == node or link.peer == b"agent:" + node.encode():
                 core.drop(link)

@@ -104,6 +104,12 @@ class NodeStore:
             self._leases[segment.id] = process
         return segment
 
+    def shed(self) -> None:
+        """Give up the memory of everything free: the file system is full, whatever our limit says."""
+        while (dropped := self._idle.to_drop()) is not None:
+            self._drop(dropped)
+        self.pool.trim(self.pool.limit_bytes + 1)
+
     def give_back(self, process: bytes, segment_id: int, *, populated: int = 0) -> None:
         """Take back a leased segment that holds no object; quiet if `process` does not lease it."""
         if self._leases.get(segment_id) == process:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.runtime.store.errors import no_memory
+from shoal.runtime.store.errors import ObjectStoreFullError, no_memory
 from shoal.runtime.store.memory import Mapping, copy_in
 from shoal.runtime.store.segments import Segment
 from shoal.runtime.store.values import Dumped
@@ -43,13 +43,16 @@ class Sealed(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Writer:
     """Puts values into shared memory. Safe to use from several threads."""
 
-    def __init__(self, directory: Path, lease: Callable[[int], Segment]) -> None:
+    def __init__(
+        self, directory: Path, lease: Callable[[int], Segment], shed: Callable[[], None] | None = None
+    ) -> None:
         """Write below `directory`; `lease(size)` asks the agent for a segment and may wait.
 
-        `lease` raises ObjectStoreFullError when there is none to be had.
+        `lease` raises ObjectStoreFullError when there is none to be had. `shed` has the memory of free segments given
+        up, ours included, when the file system is full before our limit is reached.
         """
         self._directory = directory
-        self._lease = lease
+        self._lease, self._shed = lease, shed
         self._lock = threading.Lock()
         self._stock: list[Segment] = []
         self._mappings: collections.OrderedDict[str, Mapping] = collections.OrderedDict()
@@ -64,15 +67,23 @@ class Writer:
                 goes back to the stock).
         """
         plan = dumped.plan()
-        segment = self._take(plan.total) or self._lease(plan.total)
-        try:
-            pieces: list[tuple[int, bytes | memoryview]] = [(0, plan.head + dumped.pickle)]
-            pieces.extend(zip(plan.offsets, dumped.buffers, strict=True))
-            self._write(segment, pieces)
-        except BaseException:
-            with self._lock:
-                self._stock.append(segment)  # even above the stock's limit: it is ours until the agent asks for it
-            raise
+        pieces: list[tuple[int, bytes | memoryview]] = [(0, plan.head + dumped.pickle)]
+        pieces.extend(zip(plan.offsets, dumped.buffers, strict=True))
+        is_shed = self._shed is None
+        while True:
+            segment = self._take(plan.total) or self._lease(plan.total)
+            try:
+                self._write(segment, pieces)
+                break
+            except BaseException as error:
+                with self._lock:
+                    self._stock.append(segment)  # even above the stock's limit: it is ours until the agent asks for it
+                if is_shed or not isinstance(error, ObjectStoreFullError):
+                    raise
+            # Free segments keep their memory for the next writer of their size, which others need more now.
+            assert self._shed is not None
+            self._shed()
+            is_shed = True
         return Sealed(segment.id, segment.name, segment.offset, plan.total)
 
     def offer(self, segment: Segment, *, populated: int = 0) -> bool:
