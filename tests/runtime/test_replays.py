@@ -165,6 +165,33 @@ def test_one_of_several_results_is_made_again(tmp_path: Path) -> None:
     assert runs_of(path) == 4
 
 
+def test_a_ref_knows_where_its_value_lies_and_asks_again_if_that_is_wrong() -> None:
+    @shoal.remote
+    def make() -> Any:
+        return np.full(SIZE, 3)
+
+    @shoal.remote
+    class Reader:
+        def take(self, refs: list[Any]) -> bool:
+            self.ref = refs[0]
+            return bool(self.ref._ready)
+
+        def read(self) -> int:
+            return int(shoal.get(self.ref)[-1])
+
+    reader, made = Reader.remote(), make.remote()
+    shoal.wait([made], timeout=10)
+    assert shoal.get(reader.take.remote([made]), timeout=30), "it need not ask the owner"
+    lose(made)
+    assert shoal.get(reader.read.remote(), timeout=30) == 3, "made again"
+    assert shoal.get(reader.read.remote(), timeout=30) == 3
+    gone = shoal.put(np.ones(SIZE))
+    assert shoal.get(reader.take.remote([gone]), timeout=30)
+    lose(gone)
+    with pytest.raises(exceptions.ObjectLostError, match="put"):
+        shoal.get(reader.read.remote(), timeout=30)
+
+
 def test_evicted_lineage_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from shoal.runtime.client import large
 

@@ -132,6 +132,7 @@ class Core:
         elif not self._listening:
             self._listen()
         Home.process, Home.address = self.process, self.address
+        Home.node_id = str(self.info.get("node_id", ""))
         Home.escaped, Home.lock = self.escaped, self.lock
         for call in self.on_attached:
             call()
@@ -188,7 +189,7 @@ class Core:
                 pass
         if self._listening:
             Path(self._listening).unlink(missing_ok=True)
-        Home.process, Home.address, Home.escaped = b"", (b"", ()), None
+        Home.process, Home.node_id, Home.address, Home.escaped = b"", "", (b"", ()), None
 
     # ---------------------------------------------------------------------------------------------- sending
 

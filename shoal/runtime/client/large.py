@@ -51,7 +51,8 @@ class StoredHold:
         self.object_id, self.node_id = object_id, node_id
 
     def __del__(self) -> None:
-        freed.append((self.object_id, self.node_id))
+        if self.object_id:
+            freed.append((self.object_id, self.node_id))
 
 
 freed: collections.deque[tuple[bytes, str]] = collections.deque()
@@ -320,7 +321,9 @@ class Stored:
             if ref._tries > 0:
                 ref._tries -= 1
             hold, ref._hold = ref._hold, None
-            del hold
+            stored = hold.get(b"stored") if isinstance(hold, dict) else hold
+            if isinstance(stored, StoredHold):
+                stored.object_id = b""  # the new value bears the same id: freeing the lost one could hit it
             ref._ready, ref._data = False, None
             self._session.owner.resubmit(ref)
             return True

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from shoal.wire.tasks import STORED
+
 if TYPE_CHECKING:
     import asyncio
     import concurrent.futures
@@ -65,7 +67,10 @@ class ObjectRef(msgspec.Struct, Generic[T], gc=False, eq=False):
         return f"ObjectRef({self.hex()})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (_lent_address(self), self._n)
+        address = _lent_address(self)
+        if self._ready and self._format == STORED and not self._data[2]:
+            return _restored, (address, self._n, self._data)  # who gets it there need not ask us where it lies
+        return _restored, (address, self._n)
 
     def __await__(self) -> Generator[Any, None, T]:
         from shoal.runtime.client.awaiting import as_asyncio
@@ -247,6 +252,7 @@ class Home:
     """What (un)pickling must know of this process; set by the core."""
 
     process: bytes = b""
+    node_id = ""
     address: OwnerAddress = (b"", ())
     escaped: Escaped | None = None
     lock: Any = threading.RLock()
@@ -277,10 +283,17 @@ def escape(ref: ObjectRef[Any]) -> None:
         escaped.refs[ref._n] = ref
 
 
-def _restored(address: OwnerAddress, n: int) -> ObjectRef[Any]:
-    """Return the ref that a pickle names."""
+def _restored(address: OwnerAddress, n: int, stored: Any = None) -> ObjectRef[Any]:
+    """Return the ref that a pickle names; `stored` says where its value lay then.
+
+    Only a place on this node is believed: its agent says at once if the value is no longer there, and then its owner is
+    asked, while a node that has gone could be waited for in vain.
+    """
     owner = address[0]
     holds = context.holds
+    if stored is not None and stored[0][1] == Home.node_id and owner != Home.process:
+        hold = holds.get(owner) if holds is not None else None
+        return ObjectRef(n, owner, True, STORED, stored, None, address, None, 0, None, hold)
     if holds is not None and (hold := holds.get(owner)) is not None:
         return ObjectRef(n, owner, False, 0, None, None, address, None, 0, None, hold)
     if owner == Home.process and Home.escaped is not None:
