@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 QUICK: dict[str, list[str]] = {
     "reaction_and_price": ["--repeats", "1", "--offline", "1", "--out", "/dev/null"],
     "simulated_day": ["--nodes", "100", "--hours", "6", "--out", "/dev/null"],
+    "demand_to_launch": ["--trials", "8"],
     "runtime_vs_ray": ["--quick"],
     "runtime_extras": ["--quick"],
     "object_store": ["--rounds", "1", "--out", "/dev/null"],

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from shoal.runtime.agent.main import Agent
 
 REPORT_PAUSE_S = 0.02
+"""Least time between two reports of changes."""
+REPORT_FIRST_S = 0.005
+"""How long the first change after a quiet time waits for others: what is granted here at once is no news."""
 REJOIN_S = (0.05, 2.0)
 """Pause before another attempt to reach the head: doubles between these, with jitter."""
 
@@ -36,6 +39,7 @@ class HeadLink:
         self.is_refused = ""
         self.joined = asyncio.Event()
         self._sequence = 0
+        self._reported_s = 0.0
         self._is_report_due = False
         self._is_full = True
         self._reported_version = -1
@@ -143,16 +147,18 @@ class HeadLink:
     # ---------------------------------------------------------------------------------------------- reports
 
     def report_soon(self) -> None:
-        """Report within 20 ms."""
+        """Report what has changed within 20 ms; sooner after a quiet time."""
         if not self._is_report_due:
             self._is_report_due = True
-            asyncio.get_running_loop().call_later(REPORT_PAUSE_S, self.report_now)
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(loop.time() + REPORT_FIRST_S, self._reported_s + REPORT_PAUSE_S), self.report_now)
 
     def report_now(self) -> None:
         """Report what has changed since the last report."""
         self._is_report_due = False
         if not self.is_joined or self.connection is None:
             return
+        self._reported_s = asyncio.get_running_loop().time()
         is_full, self._is_full = self._is_full, False
         if is_full:
             self._reported.clear()
