@@ -7,10 +7,11 @@ import click
 from shoal.cli import states
 from shoal.cli.output import emit
 from shoal.foundation.errors import UserError
+from shoal.util.state_tables import KEY
 
 
 @click.command()
-@click.argument("kind", type=click.Choice(list(states.KEY)))
+@click.argument("kind", type=click.Choice(list(KEY)))
 @click.argument("id_", metavar="ID")
 @click.option("--cluster", "-c", help="A YAML file or a name; default: the only live cluster.")
 @click.option("--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1, 600), help="Seconds to wait.")
@@ -20,7 +21,7 @@ def get(kind: str, id_: str, cluster: str | None, timeout: float, form: str) -> 
 
     Exits with 1 if there is none with this ID.
     """
-    key = states.KEY[kind]
+    key = KEY[kind]
     found = states.rows_of(cluster, kind, filters=[f"{key}={id_}"], detail=True, timeout_s=timeout)
     if not found["rows"]:
         raise UserError(f"no {kind.rstrip('s').replace('-', ' ')} `{id_}`", hint=f"see `shoal list {kind}`")

@@ -6,10 +6,11 @@ import click
 
 from shoal.cli import states
 from shoal.cli.output import emit
+from shoal.util.state_tables import COLUMNS
 
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(list(states.COLUMNS)))
+@click.argument("kind", type=click.Choice(list(COLUMNS)))
 @click.option("--cluster", "-c", help="A YAML file or a name; default: the only live cluster.")
 @click.option("--filter", "-f", "filters", multiple=True, help="key=value or key!=value; may be given several times.")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000), help="At most so many rows.")

@@ -9,29 +9,7 @@ from typing import Any
 import click
 
 from shoal.foundation.errors import BadInput
-
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "tasks": ("task_id", "attempt_number", "name", "state", "job_id", "actor_id", "type", "func_or_class_name",
-              "parent_task_id", "node_id", "worker_id", "error_type"),
-    "actors": ("actor_id", "class_name", "state", "job_id", "name", "node_id", "pid", "ray_namespace"),
-    "objects": ("object_id", "object_size", "task_status", "attempt_number", "reference_type", "call_site", "type",
-                "pid", "ip"),
-    "nodes": ("node_id", "node_ip", "is_head_node", "state", "state_message", "node_name", "resources_total", "labels"),
-    "placement-groups": ("placement_group_id", "name", "creator_job_id", "state"),
-    "workers": ("worker_id", "is_alive", "worker_type", "exit_type", "node_id", "ip", "pid"),
-    "jobs": ("job_id", "submission_id", "entrypoint", "type", "status", "message", "error_type", "driver_info"),
-    "cluster-events": ("severity", "time", "source_type", "message", "event_id"),
-}  # fmt: skip
-"""The default columns of each resource, in the order in which Ray prints them."""
-
-KEY = {
-    "tasks": "task_id",
-    "actors": "actor_id",
-    "objects": "object_id",
-    "nodes": "node_id",
-    "placement-groups": "placement_group_id",
-    "workers": "worker_id",
-}
+from shoal.util.state_tables import COLUMNS
 
 
 def filters_of(texts: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -78,18 +56,43 @@ def ray_table(kind: str, found: Mapping[str, Any]) -> str:
     rows = found["rows"]
     if not rows:
         return "No resource in the cluster"
-    names = COLUMNS[kind]
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S.%f")
-    head = ["", *(name.upper() for name in names)]
-    body = [[str(place), *(_cell(row.get(name)) for name in names)] for place, row in enumerate(rows)]
-    widths = [max(len(line[place]) for line in (head, *body)) for place in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (head, *body)
-    ]
-    title = f"======== List: {stamp} ========"
     shown = f"Total: {found['total']}" + (f" (showing {len(rows)})" if found["total"] > len(rows) else "")
-    return "\n".join([title, "Stats:", "-" * 30, shown, "", "Table:", "-" * 30, *lines])
+    return "\n".join([_title("List"), "Stats:", "-" * 30, shown, "", "Table:", "-" * 30, *_table(COLUMNS[kind], rows)])
+
+
+def ray_summary(kind: str, summary: Mapping[str, Any]) -> str:
+    """Return a summary as Ray prints it: heading, totals, one table of groups, or one for each of objects."""
+    groups = summary["summary"]
+    if not groups:
+        return "No resource in the cluster"
+    title = _title("Object Summary" if kind == "objects" else f"{kind.capitalize()} Summary")
+    stats = [f"{name}: {_cell(value)}" for name, value in summary.items() if not name.startswith("summary")]
+    lines = [title, "Stats:", "-" * 36, *stats, "", "", f"Table (group by {summary['summary_by']}):", "-" * 36]
+    if kind == "objects":
+        for place, one in groups.items():
+            lines += [place, *_table(sorted(one), [one]), ""]
+    else:
+        lines += _table(sorted(next(iter(groups.values()))), list(groups.values()))
+    return "\n".join(lines)
+
+
+def _title(what: str) -> str:
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S.%f")
+    return f"======== {what}: {stamp} ========"
+
+
+def _table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return aligned lines; a cell with several parts takes as many lines, as in Ray's tables."""
+    head = [["", *(name.upper() for name in names)]]
+    body = [[str(place), *(_cell(row.get(name)) for name in names)] for place, row in enumerate(rows)]
+    split = [[cell.split("\n") for cell in line] for line in head + body]
+    widths = [max(len(part) for line in split for part in line[place]) for place in range(len(names) + 1)]
+    lines = []
+    for line in split:
+        for number in range(max(len(cell) for cell in line)):
+            parts = [cell[number] if number < len(cell) else "" for cell in line]
+            lines.append("  ".join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip())
+    return lines
 
 
 def documents(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -103,7 +106,9 @@ def _cell(value: Any) -> str:
     match value:
         case None:
             return ""
+        case float():
+            return f"{value:.3f}".rstrip("0").rstrip(".") if value % 1 else str(value)
         case Mapping():
-            return str({key: round(part, 4) if isinstance(part, float) else part for key, part in value.items()})
+            return "\n".join(f"{key}: {_cell(part)}" for key, part in value.items())
         case _:
             return str(value)

@@ -10,10 +10,11 @@ import collections
 import fnmatch
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from shoal.runtime.client.api import session
+from shoal.util.state_tables import summary_of
 from shoal.wire import tasks as wire
 from shoal.wire.asks import What
 
@@ -91,108 +92,33 @@ def _asked(
     return answer
 
 
-def list_actors(
-    address: str | None = None,
-    filters: Sequence[Filter] | None = None,
-    limit: int = LIMIT_DEFAULT,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[Row]:
-    """Return actors, dead ones too."""
-    return _listed("actors", address, filters, limit, timeout, detail, raise_on_missing_output)
+def _lister(kind: str, doc: str) -> Callable[..., list[Row]]:
+    """Return the public function that lists a kind."""
+
+    def listed(
+        address: str | None = None,
+        filters: Sequence[Filter] | None = None,
+        limit: int = LIMIT_DEFAULT,
+        timeout: float = 30,
+        detail: bool = False,
+        raise_on_missing_output: bool = True,
+        _explain: bool = False,
+    ) -> list[Row]:
+        return _listed(kind, address, filters, limit, timeout, detail, raise_on_missing_output)
+
+    listed.__name__ = listed.__qualname__ = "list_" + kind.replace("-", "_")
+    listed.__doc__ = doc
+    return listed
 
 
-def list_nodes(
-    address: str | None = None,
-    filters: Sequence[Filter] | None = None,
-    limit: int = LIMIT_DEFAULT,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[Row]:
-    """Return nodes, dead ones too."""
-    return _listed("nodes", address, filters, limit, timeout, detail, raise_on_missing_output)
-
-
-def list_jobs(
-    address: str | None = None,
-    filters: Sequence[Filter] | None = None,
-    limit: int = LIMIT_DEFAULT,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[Row]:
-    """Return jobs: drivers and submissions."""
-    return _listed("jobs", address, filters, limit, timeout, detail, raise_on_missing_output)
-
-
-def list_placement_groups(
-    address: str | None = None,
-    filters: Sequence[Filter] | None = None,
-    limit: int = LIMIT_DEFAULT,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[Row]:
-    """Return placement groups, removed ones too."""
-    return _listed("placement-groups", address, filters, limit, timeout, detail, raise_on_missing_output)
-
-
-def list_tasks(
-    address: str | None = None,
-    filters: Sequence[Filter] | None = None,
-    limit: int = LIMIT_DEFAULT,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[Row]:
-    """Return tasks and actor calls that wait, run, or ran lately."""
-    return _listed("tasks", address, filters, limit, timeout, detail, raise_on_missing_output)
-
-
-def list_objects(
-    address: str | None = None,
-    filters: Sequence[Filter] | None = None,
-    limit: int = LIMIT_DEFAULT,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[Row]:
-    """Return the objects in the nodes' stores."""
-    return _listed("objects", address, filters, limit, timeout, detail, raise_on_missing_output)
-
-
-def list_workers(
-    address: str | None = None,
-    filters: Sequence[Filter] | None = None,
-    limit: int = LIMIT_DEFAULT,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[Row]:
-    """Return worker processes."""
-    return _listed("workers", address, filters, limit, timeout, detail, raise_on_missing_output)
-
-
-def list_cluster_events(
-    address: str | None = None,
-    filters: Sequence[Filter] | None = None,
-    limit: int = LIMIT_DEFAULT,
-    timeout: float = 30,
-    detail: bool = False,
-    raise_on_missing_output: bool = True,
-    _explain: bool = False,
-) -> list[Row]:
-    """Return the latest events of the cluster."""
-    return _listed("cluster-events", address, filters, limit, timeout, detail, raise_on_missing_output)
+list_actors = _lister("actors", "Return actors, dead ones too.")
+list_nodes = _lister("nodes", "Return nodes, dead ones too.")
+list_jobs = _lister("jobs", "Return jobs: drivers and submissions.")
+list_placement_groups = _lister("placement-groups", "Return placement groups, removed ones too.")
+list_tasks = _lister("tasks", "Return tasks and actor calls that wait, run, or ran lately.")
+list_objects = _lister("objects", "Return the objects in the nodes' stores.")
+list_workers = _lister("workers", "Return worker processes, those that ended lately too.")
+list_cluster_events = _lister("cluster-events", "Return the latest events of the cluster.")
 
 
 def list_logs(
@@ -249,29 +175,22 @@ def get_log(
         yield line if encoding is None else line.decode(encoding, errors or "strict")
 
 
-def get_actor(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> Row | None:
-    """Return one actor, None if there is none of that id."""
-    return _one("actors", "actor_id", id, address, timeout)
+def _getter(kind: str, key: str, doc: str) -> Callable[..., Row | None]:
+    """Return the public function that finds one thing of a kind."""
+
+    def got(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> Row | None:
+        return _one(kind, key, id, address, timeout)
+
+    got.__name__ = got.__qualname__ = "get_" + kind.removesuffix("s").replace("-", "_")
+    got.__doc__ = doc
+    return got
 
 
-def get_node(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> Row | None:
-    """Return one node."""
-    return _one("nodes", "node_id", id, address, timeout)
-
-
-def get_job(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> Row | None:
-    """Return one job."""
-    return _one("jobs", "job_id", id, address, timeout)
-
-
-def get_placement_group(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> Row | None:
-    """Return one placement group."""
-    return _one("placement-groups", "placement_group_id", id, address, timeout)
-
-
-def get_worker(id: str, address: str | None = None, timeout: float = 30, _explain: bool = False) -> Row | None:
-    """Return one worker process."""
-    return _one("workers", "worker_id", id, address, timeout)
+get_actor = _getter("actors", "actor_id", "Return one actor, None if there is none of that id.")
+get_node = _getter("nodes", "node_id", "Return one node, None if there is none of that id.")
+get_job = _getter("jobs", "job_id", "Return one job, None if there is none of that id.")
+get_placement_group = _getter("placement-groups", "placement_group_id", "Return one placement group, or None.")
+get_worker = _getter("workers", "worker_id", "Return one worker process, None if there is none of that id.")
 
 
 def get_task(id: Any, address: str | None = None, timeout: float = 30, _explain: bool = False) -> Row | None:
@@ -289,53 +208,25 @@ def summarize_tasks(
     address: str | None = None, timeout: float = 30, raise_on_missing_output: bool = True, _explain: bool = False
 ) -> dict[str, Any]:
     """Return how many tasks of each name are in each state."""
-    rows = _asked("tasks", address, None, LIMIT_MAX, timeout, False)["rows"]
-    summary: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        one = summary.setdefault(
-            row["name"], {"func_or_class_name": row["name"], "type": row.get("type", ""), "state_counts": {}}
-        )
-        one["state_counts"][row["state"]] = one["state_counts"].get(row["state"], 0) + 1
-    kinds = collections.Counter(row.get("type", "") for row in rows)
-    return _summary(
-        {
-            "summary": summary,
-            "summary_by": "func_name",
-            "total_tasks": kinds["NORMAL_TASK"],
-            "total_actor_tasks": kinds["ACTOR_TASK"],
-            "total_actor_scheduled": kinds["ACTOR_CREATION_TASK"],
-        }
-    )
+    return _summarized("tasks", address, timeout)
 
 
 def summarize_actors(
     address: str | None = None, timeout: float = 30, raise_on_missing_output: bool = True, _explain: bool = False
 ) -> dict[str, Any]:
     """Return how many actors of each class are in each state."""
-    rows = _asked("actors", address, None, LIMIT_MAX, timeout, False)["rows"]
-    summary: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        one = summary.setdefault(row["class_name"], {"class_name": row["class_name"], "state_counts": {}})
-        one["state_counts"][row["state"]] = one["state_counts"].get(row["state"], 0) + 1
-    return _summary({"summary": summary, "summary_by": "class", "total_actors": len(rows)})
+    return _summarized("actors", address, timeout)
 
 
 def summarize_objects(
     address: str | None = None, timeout: float = 30, raise_on_missing_output: bool = True, _explain: bool = False
 ) -> dict[str, Any]:
     """Return number and size of the objects in the nodes' stores, by node."""
-    rows = _asked("objects", address, None, LIMIT_MAX, timeout, True)["rows"]
-    summary: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        one = summary.setdefault(row.get("node_id", ""), {"total_objects": 0, "total_size_mb": 0.0})
-        one["total_objects"] += 1
-        one["total_size_mb"] += row.get("object_size", 0) / 2**20
-    total_mb = sum(one["total_size_mb"] for one in summary.values())
-    return _summary({"summary": summary, "summary_by": "node", "total_objects": len(rows), "total_size_mb": total_mb})
+    return _summarized("objects", address, timeout)
 
 
-def _summary(content: dict[str, Any]) -> dict[str, Any]:
-    return {"cluster": content}
+def _summarized(kind: str, address: str | None, timeout: float) -> dict[str, Any]:
+    return {"cluster": summary_of(kind, _asked(kind, address, None, LIMIT_MAX, timeout, True)["rows"])}
 
 
 def _one(kind: str, key: str, value: str, address: str | None, timeout: float) -> Row | None:

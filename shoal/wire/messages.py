@@ -226,6 +226,12 @@ class Printed(_Message, frozen=True, tag=14):
     lines: list[list[Any]]
 
 
+class LeftBehind(_Message, frozen=True, tag=15):
+    """What ran on a node that is about to go, for the state API: msgpack of {kind: rows}. Said again, it replaces."""
+
+    rows: bytes
+
+
 # --------------------------------------------------------------------------------------------- head to agent
 
 
@@ -383,6 +389,7 @@ ToHead = (
     | Happened
     | Answered
     | Printed
+    | LeftBehind
 )
 ToAgent = (
     Joined

@@ -68,6 +68,7 @@ class Drain:
             self._deadline_at = None
         if not left:
             self._is_answered = True
+            agent.head.send(agent.state.left_behind())
             agent.head.send(told.DrainAnswer(self._order, "emptied", ""))
 
     def _work(self) -> str:

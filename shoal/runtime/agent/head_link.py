@@ -233,6 +233,7 @@ class HeadLink:
     async def leave(self, why: str) -> None:
         """Say goodbye, so that nobody waits for a verdict."""
         if self.connection is not None and self.is_joined:
+            self.connection.send(self._agent.state.left_behind())
             self.connection.send(told.Leaving(why))
             with contextlib.suppress(OSError, ShoalError):
                 await self.connection.close()

@@ -491,6 +491,11 @@ class Agent:
                 del self._fates[process]
             client.tell(wire.ALIVE, process)
 
+    @property
+    def host(self) -> str:
+        """The address under which this node is listed."""
+        return next((parse(text).host for text in self._addresses if text.startswith("tcp:")), "127.0.0.1")
+
     def is_own(self, process: bytes) -> bool:
         """Say whether a process is, or was, one of this node's."""
         return process[:NODE_ID_BYTES] == self._prefix

@@ -20,7 +20,7 @@ from shoal.runtime.agent.clients import Client
 from shoal.runtime.agent.parcels import Parcels
 from shoal.runtime.store.errors import ObjectAbsent, TransferError
 from shoal.runtime.store.node import NodeStore
-from shoal.runtime.store.objects import Pinned
+from shoal.runtime.store.objects import Pinned, Row
 from shoal.runtime.store.places import NodeDirectory, shared_memory_root, sweep_stale
 from shoal.runtime.store.segments import Located, Segment
 from shoal.runtime.store.spill import DiskThread
@@ -171,18 +171,24 @@ class Objects:
         """Return the objects for listings."""
         if self.store is None:
             return []
-        return [
-            {
-                "object_id": row.object_id.hex(),
-                "object_size": row.size,
-                "state": row.state.value,
-                "is_primary": row.is_primary,
-                "owner": row.owner.hex(),
-                "pins": sum(row.pins.values()),
-                "node_id": self._agent.node_id,
-            }
-            for row in self.store.rows()
-        ]
+        return [self._row(row) for row in self.store.rows()]
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        owner = self._agent.client(row.owner)  # an owner that lives elsewhere is known by its id alone
+        return {
+            "object_id": row.object_id.hex(),
+            "object_size": row.size,
+            "reference_type": "PINNED_IN_MEMORY" if row.pins else "LOCAL_REFERENCE",
+            "call_site": "disabled",
+            "type": owner.kind.upper() if owner is not None else "",
+            "pid": owner.pid if owner is not None else None,
+            "ip": self._agent.host,
+            "state": row.state.value,
+            "is_primary": row.is_primary,
+            "owner": row.owner.hex(),
+            "pins": sum(row.pins.values()),
+            "node_id": self._agent.node_id,
+        }
 
     def process_died(self, process: bytes) -> None:
         """Take back what a dead process of this node leased or pinned, and drop what it owned."""

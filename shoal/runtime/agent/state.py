@@ -1,25 +1,26 @@
 """What ran here, in bounded tables, for `list`, `summary` and `timeline`; and the watch over the node's memory.
 
-Workers send rows in batches about once a second; nothing here is on a task's path. The oldest rows go first.
+Nothing here is on a task's path.
 """
 
 from __future__ import annotations
 
-import collections
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import psutil
 
+from shoal.foundation.amounts import quantities
 from shoal.runtime.agent.clients import Client
 from shoal.runtime.agent.pool import Worker
+from shoal.runtime.agent.ran import Ran, exit_type_of
 from shoal.runtime.decide.metric_sums import MetricSums
+from shoal.runtime.decide.row_filters import Filters, chosen, passes
 from shoal.wire import messages as told
 
 if TYPE_CHECKING:
     from shoal.runtime.agent.main import Agent
-
-ROWS_MAX = 20_000
 
 
 class StateTables:
@@ -27,41 +28,19 @@ class StateTables:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self.rows: collections.deque[dict[str, Any]] = collections.deque(maxlen=ROWS_MAX)
-        self.pending: dict[bytes, list[dict[str, Any]]] = {}
-        self.dropped = 0
-        self.finished = self.failed = 0
+        self.ran = Ran(agent.node_id)
         self._last_stats: dict[str, float] = {}
         self.metrics = MetricSums()
 
     def add_rows(self, client: Client, rows: list[Any], dropped: int) -> None:
-        """Take what a process did: [task id, name, start, end, is_ok, actor, job, kind] each, or its waiting tasks."""
-        self.dropped += dropped
-        worker = client.pid
-        for row in rows:
-            task_id, name, started_s, ended_s, is_ok, actor, kind = row
-            if is_ok:
-                self.finished += 1
-            else:
-                self.failed += 1
-            self.rows.append(
-                {
-                    "task_id": task_id,
-                    "name": name,
-                    "state": "FINISHED" if is_ok else "FAILED",
-                    "type": kind,
-                    "actor_id": actor,
-                    "job_id": client.job,
-                    "node_id": self._agent.node_id,
-                    "worker_pid": worker,
-                    "worker_id": client.process.hex(),
-                    "start_time_s": started_s,
-                    "end_time_s": ended_s,
-                }
-            )
+        """Take what a process did, as it tells it."""
+        self.ran.add(client.process, client.pid, client.job, rows, dropped)
 
     def worker_died(self, worker: Worker, why: str) -> None:
-        """Note a worker that ended while it had work."""
+        """Note a worker that ended, for all to see if it had work."""
+        if worker.job:  # one that was never used is nobody's concern
+            kind = exit_type_of(why, was_told=bool(worker.kill_why), code=worker.code)
+            self.ran.worker_ended(self._worker(worker), why, kind, self._agent.clock.wall_s())
         if worker.lease is not None or worker.actor is not None:
             self._agent.head.send(
                 told.Happened(
@@ -70,19 +49,27 @@ class StateTables:
             )
 
     def workers(self) -> list[dict[str, Any]]:
-        """Return the node's workers as rows."""
-        return [
-            {
-                "worker_id": worker.process.hex(),
-                "pid": worker.pid,
-                "node_id": self._agent.node_id,
-                "job_id": worker.job,
-                "is_alive": not worker.is_dead,
-                "worker_type": "ACTOR" if worker.actor is not None else "WORKER",
-                "state": "busy" if worker.lease or worker.actor else ("idle" if worker.is_ready else "starting"),
-            }
-            for worker in self._agent.pool.workers.values()
-        ]
+        """Return the node's workers as rows, those that ended last."""
+        living = [self._worker(worker) for worker in self._agent.pool.workers.values()]
+        return living + self.ran.ended_workers()
+
+    def _worker(self, worker: Worker) -> dict[str, Any]:
+        return {
+            "worker_id": worker.process.hex(),
+            "is_alive": not worker.is_dead,
+            "worker_type": "ACTOR" if worker.actor is not None else "WORKER",
+            "exit_type": "",
+            "node_id": self._agent.node_id,
+            "ip": self._agent.host,
+            "pid": worker.pid,
+            "job_id": worker.job,
+            "state": "busy" if worker.lease or worker.actor else ("idle" if worker.is_ready else "starting"),
+        }
+
+    def left_behind(self) -> told.LeftBehind:
+        """Return what the head shall remember of this node when it is gone."""
+        living = [self._worker(worker) for worker in self._agent.pool.workers.values() if worker.job]
+        return told.LeftBehind(msgspec.msgpack.encode(self.ran.left_behind(living)))
 
     def answer(self, what: str, args: dict[str, Any]) -> Any:
         """Return the answer to one question of the state API.
@@ -90,15 +77,21 @@ class StateTables:
         Raises:
             KeyError: it is not known here.
         """
-        limit = int(args.get("limit", 10_000))
+        limit, filters = int(args.get("limit", 10_000)), args.get("filters") or ()
         match what:
             case "tasks":
-                rows = list(self.rows)[-limit:]
-                return {"rows": rows + self._waiting(), "total": len(self.rows), "dropped": self.dropped}
-            case "workers":
-                return {"rows": self.workers(), "total": len(self._agent.pool.workers), "dropped": 0}
-            case "objects":
-                return {"rows": self._agent.objects.rows(), "total": 0, "dropped": 0}
+                waiting, count = self._waiting(limit, filters)
+                rows = chosen(self.ran.tasks(), filters)
+                total, room = len(rows) + count, limit - len(waiting)
+                # The newest; what is left out are the oldest.
+                return {
+                    "rows": (rows[-room:] if room > 0 else []) + waiting,
+                    "total": total,
+                    "dropped": self.ran.dropped,
+                }
+            case "workers" | "objects":
+                rows = chosen(self.workers() if what == "workers" else self._agent.objects.rows(), filters)
+                return {"rows": rows[:limit], "total": len(rows), "dropped": 0}
             case "usage":
                 return {"free": self._agent.stock.free, "total": self._agent.stock.total}
             case "leases":
@@ -124,23 +117,34 @@ class StateTables:
         else:
             self._agent.head.send(told.Answered(message.rid, True, value))
 
-    def _waiting(self) -> list[dict[str, Any]]:
-        rows = []
+    def _waiting(self, limit: int, filters: Filters) -> tuple[list[dict[str, Any]], int]:
+        """Return at most `limit` rows of what waits for a worker, and how many tasks that are.
+
+        Only their owners know which tasks these are, so the rows have no ids; `count` is how many one stands for.
+        """
+        rows: list[dict[str, Any]] = []
+        total = 0
         for client in self._agent.clients():
-            for row in client.classes.values():
-                if row.wanted and client.kind != "owner":
-                    rows.append(
-                        {
-                            "task_id": "",
-                            "name": row.spec.get("name", ""),
-                            "state": "PENDING_NODE_ASSIGNMENT",
-                            "type": "NORMAL_TASK",
-                            "job_id": row.job,
-                            "count": row.wanted,
-                            "required_resources": row.amounts,
-                        }
-                    )
-        return rows
+            for work in client.classes.values():
+                count = work.wanted if client.kind != "owner" else 0
+                row = {
+                    "task_id": "",
+                    "attempt_number": 0,
+                    "name": work.spec.get("name", ""),
+                    "state": "PENDING_NODE_ASSIGNMENT",
+                    "job_id": work.job,
+                    "actor_id": "",
+                    "type": "NORMAL_TASK",
+                    "func_or_class_name": work.spec.get("name", ""),
+                    "required_resources": quantities(work.amounts),
+                }
+                if not count or not passes(row, filters):
+                    continue
+                total += count
+                shown = min(count, limit - len(rows))
+                for number in range(shown):
+                    rows.append({**row, "count": 1 if number + 1 < shown else count - number})
+        return rows, total
 
     def _logs(self, args: dict[str, Any]) -> Any:
         directory = self._agent.log_dir
@@ -165,8 +169,8 @@ class StateTables:
     def tick(self) -> None:
         """Refresh the numbers."""
         self._last_stats = {
-            "tasks_finished": float(self.finished),
-            "tasks_failed": float(self.failed),
+            "tasks_finished": float(self.ran.finished),
+            "tasks_failed": float(self.ran.failed),
             "workers": float(len(self._agent.pool.workers)),
         }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import datetime
 import importlib
 import logging
 import os
@@ -19,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from shoal.foundation.amounts import quantities
 from shoal.foundation.clock import Clock
 from shoal.foundation.errors import JournalFull, LimitExceeded, StaleSession, UserError
 from shoal.foundation.eventlog import EventLog, Kind
@@ -356,9 +358,9 @@ class HeadServer:
         return [
             {
                 "severity": _SEVERITY.get(kind, "INFO"),
-                "time": at_s,
+                "time": datetime.datetime.fromtimestamp(at_s, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S.%f"),
                 "source_type": kind.split("_")[0].upper(),
-                "message": f"{kind} " + " ".join(f"{name}={value}" for name, value in fields.items()),
+                "message": f"{kind} " + " ".join(f"{name}={_shown(name, value)}" for name, value in fields.items()),
                 "event_id": f"{number:08x}",
             }
             for number, (at_s, kind, fields) in enumerate(self._events)
@@ -385,6 +387,11 @@ class HeadServer:
         if not task.cancelled() and (error := task.exception()) is not None:
             with contextlib.suppress(ValueError):
                 self._event_log.record(Kind.ALARM, what="head", why=f"{type(error).__name__}: {error}")
+
+
+def _shown(name: str, value: Any) -> Any:
+    """Return an event's field as people read it: amounts in natural units."""
+    return quantities(value) if name == "resources" and isinstance(value, Mapping) else value
 
 
 class _NoReaders:

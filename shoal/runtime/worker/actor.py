@@ -247,6 +247,8 @@ def build(
     executor.actor = executor.session.this_actor = actor
     link = executor.core.agent
     executor.current = (link, [CALL, n, "__init__", 0, []])
+    replies, started = executor.replies, perf_counter()
+    replies.under_way[creator, n] = ("__init__", started)
     try:
         cls = pickle.loads(blob)
         actor.construct(cls, creator, n, format, data)
@@ -255,7 +257,8 @@ def build(
         from shoal.exceptions import TaskError
 
         wrapped = TaskError.of(error, f"{class_name}.__init__", actor_repr=class_name, actor_id=actor_id.hex())
-        executor.replies.last_words()
+        replies.built(creator, n, started, is_ok=False)
+        replies.last_words()
         agent.out.append(
             (
                 wire.ACTOR_FAILED,
@@ -269,6 +272,7 @@ def build(
         agent.flush()
         return actor
     executor.current = None
+    replies.built(creator, n, started, is_ok=True)
     agent.out.append((wire.ACTOR_UP, actor_id, generation))
     agent.flush()
     return actor

@@ -119,6 +119,7 @@ class AsyncActor(ActorBase):
         running.group = self.executor.binding.group
         set_running(running)
         started = perf_counter()
+        replies.under_way[link.peer, n] = (name, started)
         is_ok = True
         try:
             method = self.methods.get(name) or self.method(name)
@@ -165,6 +166,7 @@ class AsyncActor(ActorBase):
         if not self._is_flush_due:
             self._is_flush_due = True
             self.loop.call_soon(self._flush)
+        replies.under_way.pop((link.peer, n), None)
         replies.rows((link.peer, n, name, started, ended, is_ok))
         self._tasks.pop((link.peer, n), None)
         self._under_way[group] -= 1

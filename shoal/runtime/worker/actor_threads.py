@@ -119,6 +119,7 @@ class ThreadedActor(ActorBase):
         running.group = self.executor.binding.group
         set_running(running)
         started = perf_counter()
+        replies.under_way[link.peer, n] = (name, started)
         is_ok = True
         try:
             method = self.methods.get(name) or self.method(name)
@@ -140,6 +141,7 @@ class ThreadedActor(ActorBase):
         duration_us = int((ended - started) * 1e6)
         typical[name] = duration_us if usual_us is None else usual_us + (duration_us - usual_us) * 0.3
         self.answer(link, (7, n, format, value, duration_us))
+        replies.under_way.pop((link.peer, n), None)
         replies.rows((link.peer, n, name, started, ended, is_ok))
         if duration_us > LONG_US or group.queue.empty() or ended - self._flushed_at > BATCH_S:
             self._flushed_at = ended

@@ -266,7 +266,8 @@ class Asks:
             case "cluster-events":
                 rows = core.events_seen()
             case _ if kind in listings.FROM_AGENTS:
-                core.queries.ask(kind, args, lambda value: self._reply(caller, True, value))
+                gone = core.remembered.rows(kind, but=core.nodes.alive.keys())
+                core.queries.ask(kind, args, lambda value: self._reply(caller, True, value), known=gone)
                 return LATER
             case _:
                 known = ", ".join(sorted(listings.KINDS))

@@ -36,6 +36,7 @@ from shoal.runtime.head.core.jobs import Jobs
 from shoal.runtime.head.core.nodes import Member, Nodes
 from shoal.runtime.head.core.orders import Orders
 from shoal.runtime.head.core.queries import Queries
+from shoal.runtime.head.core.remembered import Remembered
 from shoal.runtime.head.core.rounds import Rounds
 from shoal.runtime.head.core.rows import SCHEMA, JobRow, MetaRow
 from shoal.runtime.head.core.standing import Keys, Requests
@@ -53,6 +54,7 @@ from shoal.wire.messages import (
     JobStarted,
     Join,
     Leaving,
+    LeftBehind,
     Prepared,
     Printed,
     Refused,
@@ -89,6 +91,7 @@ class HeadCore:
         self.requests = Requests(self.out, self.view)
         self.keys = Keys(self.out)
         self.queries = Queries(self.out, self.nodes)
+        self.remembered = Remembered()
         self.waits = FitsButWaits(self.out, self.demand, self.spots, self.view)
         self.is_read_only = False
         self.report: dict[str, Any] = {}
@@ -113,6 +116,7 @@ class HeadCore:
             Happened: self._happened,
             Answered: self.queries.answered,
             Printed: self._printed,
+            LeftBehind: lambda member, news: self.remembered.take(member.node_id, news),
         }
         self._watch_sources()
         self._restore(restored)

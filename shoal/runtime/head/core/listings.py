@@ -167,7 +167,7 @@ def _actor(row: ActorRow, detail: bool) -> dict[str, Any]:
 
 
 def _node(row: NodeRow, member: Member | None, detail: bool) -> dict[str, Any]:
-    address = row.address[0] if row.address else ""
+    address = next((text for text in row.address if text.startswith("tcp:")), "127.0.0.1:0")
     state = "DEAD" if member is None else "ALIVE"
     message = row.why
     if member is not None and member.is_missing:
@@ -176,7 +176,7 @@ def _node(row: NodeRow, member: Member | None, detail: bool) -> dict[str, Any]:
         message = "out of touch"
     found: dict[str, Any] = {
         "node_id": row.node_id,
-        "node_ip": address.removeprefix("tcp:").rpartition(":")[0] or address,
+        "node_ip": address.removeprefix("tcp:").rpartition(":")[0].strip("[]"),
         "is_head_node": row.is_head,
         "state": state,
         "state_message": message,

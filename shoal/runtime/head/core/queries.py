@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from shoal.runtime.decide.row_filters import chosen, passes, tasks_in
 from shoal.runtime.head.core.events import Outbox, Rejected
 from shoal.runtime.head.core.nodes import Member, Nodes
 from shoal.wire.messages import Answered, Query
@@ -32,6 +33,7 @@ class Open(msgspec.Struct, kw_only=True):
     until_s: float
     rows: list[dict[str, Any]]
     warnings: list[str]
+    known: list[dict[str, Any]]
     total: int = 0
     is_partial: bool = False
 
@@ -44,14 +46,33 @@ class Queries:
         self._open: dict[int, Open] = {}
         self._serial = 0
 
-    def ask(self, what: str, args: dict[str, Any], answer: Answer, *, node_ids: Iterable[str] | None = None) -> None:
-        """Ask every agent in touch (or only some) and call `answer` with {rows, total, is_partial, warnings}, once."""
+    def ask(
+        self,
+        what: str,
+        args: dict[str, Any],
+        answer: Answer,
+        *,
+        node_ids: Iterable[str] | None = None,
+        known: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """Ask every agent in touch (or only some) and call `answer` with {rows, total, is_partial, warnings}, once.
+
+        `known` are rows that are here already; they come after the agents'.
+        """
         filters, limit = filters_of(args), limit_of(args, self._out.settings.rows_max)
         self._serial += 1
         settings = self._out.settings
         until_s = self._out.now_s + min(float(args.get("timeout_s") or settings.query_limit_s), 60.0)
         question = Open(
-            what=what, answer=answer, asked=set(), filters=filters, limit=limit, until_s=until_s, rows=[], warnings=[]
+            what=what,
+            answer=answer,
+            asked=set(),
+            filters=filters,
+            limit=limit,
+            until_s=until_s,
+            rows=[],
+            warnings=[],
+            known=chosen(known, filters),
         )
         wanted = None if node_ids is None else set(node_ids)
         for member in self._nodes.alive.values():
@@ -123,6 +144,8 @@ class Queries:
         question.warnings.extend(str(text) for text in value.get("warnings") or ())
 
     def _finish(self, question: Open) -> None:
+        question.rows.extend(question.known[: max(0, question.limit - len(question.rows))])
+        question.total += tasks_in(question.known)
         question.answer(
             {
                 "rows": question.rows,
@@ -136,21 +159,8 @@ class Queries:
 def limited(rows: Sequence[dict[str, Any]], args: dict[str, Any], rows_max: int) -> dict[str, Any]:
     """Return the answer for rows that the head itself holds."""
     filters, limit = filters_of(args), limit_of(args, rows_max)
-    found = [row for row in rows if passes(row, filters)] if filters else list(rows)
+    found = chosen(rows, filters)
     return {"rows": found[:limit], "total": len(found), "is_partial": len(found) > limit, "warnings": []}
-
-
-def passes(row: dict[str, Any], filters: Sequence[Sequence[str]]) -> bool:
-    """Say whether a row satisfies every filter; text is compared without regard to case, as in Ray.
-
-    >>> passes({"state": "ALIVE"}, [["state", "=", "alive"]])
-    True
-    """
-    for key, operator, value in filters:
-        is_equal = key in row and str(row[key]).casefold() == str(value).casefold()
-        if is_equal != (operator == "="):
-            return False
-    return True
 
 
 def filters_of(args: dict[str, Any]) -> list[list[str]]:
