@@ -53,8 +53,9 @@ def _labels(node_type: NodeType, offer: OfferKey) -> dict[str, str]:
         "region": offer.region,
         "zone": offer.zone,
     }
-    return {
-        **{f"shoal.io/{name}": value for name, value in known.items()},
-        **{f"ray.io/{name}": value for name, value in known.items()},
-        **node_type.labels,
-    }
+    return {**in_both_dialects(known), **node_type.labels}
+
+
+def in_both_dialects(known: Mapping[str, str]) -> dict[str, str]:
+    """Return what the platform knows of a node as labels, under our names and under Ray's."""
+    return {f"{whose}.io/{name}": value for whose in ("shoal", "ray") for name, value in known.items()}

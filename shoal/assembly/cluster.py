@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 import shoal
+from shoal.assembly.boot import in_both_dialects
 from shoal.assembly.specs import JOINED, AutoscalerSpec, HeadSpec, NodeSpec
 from shoal.foundation import ids
 from shoal.foundation.errors import Held, UserError
@@ -206,7 +207,7 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
         token="",
         join_secret="",
         resources=wanted.resources,
-        labels=wanted.labels,
+        labels={**in_both_dialects({"node-group": wanted.node_type, "market-type": "on-demand"}), **wanted.labels},
         head_address=frames[0],
         epoch=identity.epoch,
         uid=identity.uid,

@@ -16,11 +16,15 @@ from shoal.cli.output import say
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("-n", "--cluster-name", help="The cluster's name, instead of CLUSTER.")
 @click.option("--dry-run", is_flag=True, help="Say what would end, and change nothing.")
-def down(cluster: str | None, yes: bool, cluster_name: str | None, dry_run: bool) -> None:
+@click.option("-w", "--workers-only", is_flag=True, help="Give the workers back; the head and its work stay.")
+def down(cluster: str | None, yes: bool, cluster_name: str | None, dry_run: bool, workers_only: bool) -> None:
     """End CLUSTER (a YAML file or a name): its machines, processes, sockets and files.
 
-    Works from any state: head or autoscaler dead, ledger lost, another `down` interrupted. Exits with 0 when nothing is
-    left, also if there was nothing; 1 if something could not be released.
+    Works from any state: head or autoscaler dead, ledger lost, another `down` interrupted. With --workers-only the
+    cluster lives on: what ran on workers ends or is repeated, and what waits, or `min_workers`, buys new ones.
+
+    Exits with 0 when nothing is left, also if there was nothing; 1 if something could not be released, or if the
+    cluster of --workers-only is not up; 3 if somebody else is at work on it.
     """
     from shoal.assembly import cluster as assembly
     from shoal.assembly.release import release_everything
@@ -29,6 +33,9 @@ def down(cluster: str | None, yes: bool, cluster_name: str | None, dry_run: bool
 
     began_s = time.monotonic()
     name = name_in(cluster, cluster_name)
+    if workers_only:
+        _release_workers(name, yes=yes, dry_run=dry_run)
+        return
     if dry_run:
         live = discovery.find(name)
         click.echo(f"would end cluster `{name}` (pid {live.pid})" if live else f"cluster `{name}` is not up here")
@@ -48,3 +55,22 @@ def down(cluster: str | None, yes: bool, cluster_name: str | None, dry_run: bool
             say(f"left: {one}")
         raise SystemExit(1)
     click.echo(f"cluster `{name}` is down, nothing left ({time.monotonic() - began_s:.1f} s)")
+
+
+def _release_workers(name: str, *, yes: bool, dry_run: bool) -> None:
+    from shoal.assembly.workers import release_workers, workers_of
+    from shoal.cli.which import live
+
+    began_s = time.monotonic()
+    cluster = live(name)
+    if dry_run or not yes:
+        workers = workers_of(cluster)
+        click.echo(f"would release {', '.join(workers) or 'nothing: there is no worker'}", err=not dry_run)
+        if dry_run:
+            return
+        click.confirm(f"release the workers of `{name}`?", abort=True, err=True)
+    if left := release_workers(cluster, say):
+        for one in left:
+            say(f"left: {one}")
+        raise SystemExit(1)
+    click.echo(f"the workers of `{name}` are released, its head stays ({time.monotonic() - began_s:.1f} s)")

@@ -141,6 +141,58 @@ shoal.get(never.remote())
     assert workers_alive(cluster) == 0
 
 
+def test_down_workers_only_gives_workers_back_and_leaves_the_head_and_its_work(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = make_cluster(idle_timeout_s="300s")  # so that only the order can take them away
+    cluster.up()
+    before = cluster.file()
+    code, out, error = cluster.shoal("down", cluster.name, "--workers-only", "--dry-run")
+    assert (code, out) == (0, "would release nothing: there is no worker\n"), error
+    cluster.start(
+        """
+import shoal, time
+shoal.init(namespace="kept")
+@shoal.remote(num_cpus=1, lifetime="detached", name="on the head")
+class Counter:
+    def __init__(self): self.value = 0
+    def add(self):
+        self.value += 1
+        return self.value
+@shoal.remote(num_cpus=2, max_retries=0)
+def hold():
+    time.sleep(300)
+counter = Counter.options(label_selector={"shoal.io/node-group": "head"}).remote()
+print(shoal.get(counter.add.remote()), flush=True)
+holds = [hold.remote() for _ in range(2)]
+time.sleep(300)
+"""
+    )
+    until(lambda: len(cluster.status()["nodes"].get("active", [])) >= 2, what="work on a worker")
+    workers = {one["instance_id"] for one in cluster.status()["autoscaler"]["instances"]}
+
+    code, out, error = cluster.shoal("down", cluster.name, "--workers-only", "-y")
+
+    assert code == 0, error
+    assert "are released, its head stays" in out
+    assert not workers & {one["instance_id"] for one in cluster.status()["autoscaler"]["instances"]}
+    assert not workers & {node["instance_id"] for node in cluster.nodes(state="ALIVE")}
+    assert cluster.file() == before
+    counted = cluster.run(
+        "import shoal; shoal.init(namespace='kept'); print(shoal.get(shoal.get_actor('on the head').add.remote()))"
+    )
+    assert counted.strip() == "2"
+
+
+def test_down_workers_only_without_a_cluster_is_one_line(make_cluster: Callable[..., Cluster]) -> None:
+    cluster = make_cluster()
+
+    code, out, error = cluster.shoal("down", cluster.name, "--workers-only", "-y")
+
+    assert (code, out) == (1, "")
+    assert error.splitlines()[0] == "error: no live cluster `t` on this machine"
+
+
 def test_a_forgotten_cluster_ends_itself(make_cluster: Callable[..., Cluster]) -> None:
     cluster = make_cluster(idle_shutdown="2s")
     cluster.up()
