@@ -55,6 +55,7 @@ STILL_TICKS = 6
 PUBLISH_EVERY_S = (0.25, 10.0)
 """Shortest time between two reports, and the longest while nothing changes."""
 THOUGHT_MOST_S = 1.0
+_COMING = frozenset({State.QUEUED, State.REQUESTED, State.BOOTING})
 
 
 class Improve(Protocol):
@@ -134,6 +135,10 @@ class Autoscaler:
         self._plan = Plan()
         self._planned_s = -math.inf
         self._thought_s = 0.0
+        self._pondered_s = -math.inf
+        """Since when the demand that is thought about has not grown: the time for thinking counts from there."""
+        self._is_part = False
+        """The newest plan was launched in part, before the end of thought."""
         self._published: object = None
         self._published_s = -math.inf
         self._pruned_s = clock.monotonic_s()
@@ -390,16 +395,26 @@ class Autoscaler:
         if now_s - self._planned_s < self._thought_s:
             return  # at most half of the time is spent thinking; the pause knows when it goes on
         self._is_dirty = self._is_usage_new = False
+        if self._grew_s is not None:
+            self._pondered_s = self._grew_s
+        elif not self._is_part:
+            self._pondered_s = now_s
         self._grew_s = self._unmet_since_s = None
         seen = snapshot(self._witnesses, self._ledger, now_s)
         self._answered = _Answered.by(seen.work)
-        plan, is_early = await think(
-            self._clock, self._improve(seen, self.policy, self._seed), self.policy.thinking, self._boot_typical_s()
+        plan, self._is_part = await think(
+            self._clock,
+            self._improve(seen, self.policy, self._seed),
+            self.policy.thinking,
+            self._boot_typical_s(),
+            spent_s=now_s - self._pondered_s,
+            coming_micro=sum(row.price_micro or 0 for row in self._ledger.moving.values() if row.state in _COMING),
         )
-        if is_early:
+        if self._is_part:
             self._dirty()  # the rest is planned again at once, with these launches counted as coming
         self._plan, self._planned_s = plan, self._clock.monotonic_s()
-        self._thought_s = min(THOUGHT_MOST_S, self._planned_s - now_s)
+        # After a part the same thought goes on; its end rests for as long as all of it took.
+        self._thought_s = 0.0 if self._is_part else min(THOUGHT_MOST_S, self._planned_s - self._pondered_s)
         steps = self._all_steps(plan, now_s)
         if self._gives_up_a_boot(steps):
             # A boot that is given up may open a breaker: what replaces it is planned once that is known.

@@ -17,11 +17,19 @@ EARLY_S = 0.1
 
 
 async def think(
-    clock: Clock, better_plans: Iterable[Plan], thinking: Thinking, boot_typical_s: float
+    clock: Clock,
+    better_plans: Iterable[Plan],
+    thinking: Thinking,
+    boot_typical_s: float,
+    *,
+    spent_s: float = 0.0,
+    coming_micro: int = 0,
 ) -> tuple[Plan, bool]:
     """Return the plan to carry out, and whether it is only what all plans so far have in common.
 
-    With `effort_fixed` exactly so many improvements are pulled, and the clock has no say.
+    `spent_s` of the time for thinking are used up already, by waiting for demand to be quiet or by earlier parts of
+    the same thought; machines for `coming_micro` an hour are on their way. With `effort_fixed` exactly so many
+    improvements are pulled, and the clock has no say.
     """
     plans: list[Plan] = []
     began_s = clock.monotonic_s()
@@ -32,7 +40,7 @@ async def think(
                 break
             continue
         thought_s = clock.monotonic_s() - began_s
-        if why_stop(better, thinking, thought_s, boot_typical_s):
+        if why_stop(better, thinking, spent_s + thought_s, boot_typical_s, coming_micro=coming_micro):
             break
         if thought_s >= EARLY_S and (early := in_common(plans)):
             return early, True

@@ -24,17 +24,21 @@ def think_most_s(thinking: Thinking, boot_typical_s: float) -> float:
     return min(thinking.think_s_max, thinking.think_boot_share * boot_typical_s)
 
 
-def why_stop(plan: Plan, thinking: Thinking, thought_s: float, boot_typical_s: float) -> str:
+def why_stop(plan: Plan, thinking: Thinking, thought_s: float, boot_typical_s: float, *, coming_micro: int = 0) -> str:
     """Return why to carry out this plan now, `` to think on.
 
     Better plans only pay where there is money at stake: at once when the plan is proven to be within `act_gap` of
-    the best, or costs less than `think_floor_usd` an hour, or buys nothing; else when the time is used up.
+    the best, or costs less than `think_floor_usd` an hour, or buys nothing; else when the time is used up. What is
+    on its way already, for `coming_micro` an hour, counts with it: of a burst that is bought in parts, the last
+    part is not worth more thought than its share of all.
     """
     if not any(isinstance(step, Buy) for step in plan.steps):
         return "nothing to buy"
     if plan.gap is not None and plan.gap <= thinking.act_gap:
         return f"within {plan.gap:.1%} of the best there can be"
     at_stake = plan.cost_micro - (plan.bound_micro or 0)
+    if plan.bound_micro is not None and at_stake <= thinking.act_gap * (plan.bound_micro + coming_micro):
+        return f"within {at_stake / (plan.bound_micro + coming_micro):.1%} with what is on its way"
     if at_stake < thinking.think_floor_usd * MICRO:
         return f"less than ${thinking.think_floor_usd:g}/h at stake"
     most_s = think_most_s(thinking, boot_typical_s)

@@ -46,6 +46,16 @@ def test_thinking_stops_where_it_cannot_pay(one: Plan, thought_s: float, stops: 
     assert bool(why_stop(one, THINKING, thought_s, boot_typical_s=60.0)) == stops
 
 
+def test_the_last_part_of_a_burst_is_not_worth_more_thought_than_its_share() -> None:
+    """$0.40 an hour at stake: much of $1, less than 5 % of the $10 that are bought with it."""
+    part = plan(1.0, 0.60)
+
+    assert not why_stop(part, THINKING, 0.0, 60.0)
+    assert not why_stop(part, THINKING, 0.0, 60.0, coming_micro=7_000_000)
+    assert "on its way" in why_stop(part, THINKING, 0.0, 60.0, coming_micro=10_000_000)
+    assert not why_stop(plan(1.0, None), THINKING, 0.0, 60.0, coming_micro=10**9), "nothing is proven"
+
+
 def test_thinking_never_takes_long_against_a_short_boot() -> None:
     assert think_most_s(THINKING, 10.0) == pytest.approx(0.2)
     assert why_stop(plan(1.0, None), THINKING, 0.2, boot_typical_s=10.0)

@@ -432,6 +432,42 @@ async def test_launches_that_are_certain_do_not_wait_for_the_end_of_thought() ->
 
 
 @virtual
+async def test_all_parts_of_one_thought_share_its_time() -> None:
+    """Launched in parts or not, the last call leaves when the time for thinking is over, counted from the demand."""
+
+    def elsewhere(step: Any) -> tuple[Any, ...]:
+        """Buy all but the first in another zone."""
+        if not isinstance(step, Buy) or len(step.instance_ids) < 2:
+            return (step,)
+        one = msgspec.structs.replace(step, instance_ids=step.instance_ids[:1], planned=step.planned[:1])
+        zone = msgspec.structs.replace(step.offer, zone="z2" if step.offer.zone == "z1" else "z1")
+        rest = msgspec.structs.replace(step, offer=zone, instance_ids=step.instance_ids[1:], planned=step.planned[1:])
+        return (one, rest)
+
+    def slow(snapshot: Any, policy: Any, seed: int) -> Any:
+        (first,) = list(improve(snapshot, policy, seed))[:1]
+        plan = msgspec.structs.replace(first, bound_micro=1, cost_micro=max(first.cost_micro, 10_000_000))
+        other = tuple(part for step in plan.steps for part in elsewhere(step))
+        for turn in range(100):
+            yield msgspec.structs.replace(plan, steps=other) if turn % 2 else plan
+            loop.now_s += 0.06
+
+    policy = small()
+    policy = msgspec.structs.replace(policy, thinking=msgspec.structs.replace(policy.thinking, effort_fixed=None))
+    world = World(1, policy=policy, improve=slow)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, sim_time.SimLoop)
+    await world.run_for(60.0)
+    asked_s = world.clock.monotonic_s()
+    world.submit({"cpu": 2}, 30, 600.0)
+    await world.run_for(8.0)
+
+    calls_s = [at_s - asked_s for at_s in called_at_s(world)]
+    assert len(calls_s) > 3 and calls_s[-1] < 1.25
+    assert sum(len(event.fields["instances"]) for event in world.events(Kind.LAUNCH_CALLED)) == 30
+
+
+@virtual
 async def test_work_that_was_answered_is_planned_for_again_now_and_then_and_new_work_at_once() -> None:
     """Usage changes all the time while work waits: at most one plan a second for it, at once for what is new."""
     plans: list[float] = []
