@@ -1,0 +1,91 @@
+"""Storms over owners and leases, by seed: nothing runs more often than it may, nothing is lost, all comes to rest."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+from shoal.testing import sim_time
+from shoal.wire import tasks as wire
+from tests.leases.world import Driver, Faults, World
+
+STORM = Faults(cut=0.6, worker_death=0.5, node_death=0.05, head_away=0.1)
+BAD_CABLES = Faults(cut=6.0, head_away=0.1)
+
+
+async def storm(world: World, storm_s: float) -> None:
+    """Submit work while things go wrong; then let everything come to rest."""
+    chance = world.chance
+
+    def submit() -> None:
+        for driver in world.drivers:
+            if chance.random() < 0.03:
+                after = chance.choice(list(driver.refs.values())) if driver.refs and chance.random() < 0.3 else None
+                for _ in range(chance.choice([1, 1, 2, 20])):
+                    driver.submit(after=after)
+
+    await world.run_for(storm_s, submit)
+    world.calm()
+    deadline_s = world.loop.time() + 600
+    while any(not ref._ready for driver in world.drivers for ref in driver.refs.values()):
+        await world.run_for(1.0)
+        assert world.loop.time() < deadline_s, [stuck(driver) for driver in world.drivers]
+    await world.run_for(5.0)
+
+
+def stuck(driver: Driver) -> Any:
+    owner = driver.owner
+    left = [n for n, ref in driver.refs.items() if not ref._ready]
+    queues = [(work.key, len(work.queue), work.told, work.seen, len(work.leases)) for work in owner.by_key.values()]
+    return left[:5], queues, list(owner._orphans), owner._dying, list(owner.leases.values())
+
+
+def check_rest(world: World, *, is_calm: bool) -> None:
+    for driver in world.drivers:
+        assert driver.refs
+        assert not driver.waiting
+        owner = driver.owner
+        assert not (owner.leases or owner._orphans or owner._dying), "a lease was never given back"
+        for n, ref in driver.refs.items():
+            if ref._format == wire.ERROR:
+                error = pickle.loads(ref._data)
+                assert type(error).__name__ in ("WorkerCrashedError", "NodeDiedError"), error
+                assert not is_calm
+                assert driver.tries[n] == 0 or driver.starts[n] <= 1 + driver.tries[n]
+            else:
+                assert ref._data == n
+                assert driver.starts[n] >= 1, "a result of what never ran"
+        assert any(ref._format != wire.ERROR for ref in driver.refs.values())
+    for agent in world.agents.values():
+        assert not agent.leases.by_number
+        assert agent.stock.free == agent.total
+        # An owner of another node says what it needs for two seconds only; then nobody looks at it any more.
+        homely = [row for row in agent.leases.rows() if row.client.kind == "driver"]
+        assert all(row.wanted == 0 for row in homely), "demand that nobody has is still counted"
+
+
+@pytest.mark.parametrize("faults", [STORM, BAD_CABLES], ids=["storm", "cables"])
+@pytest.mark.parametrize("seed", range(12))
+def test_after_any_storm_every_task_has_ended_and_nothing_is_held(
+    seed: int, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        world = World(seed, faults, monkeypatch)
+        await storm(world, 30)
+        check_rest(world, is_calm=False)
+
+    sim_time.run(main())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_faults_every_task_runs_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(seed, Faults(), monkeypatch)
+        await storm(world, 10)
+        check_rest(world, is_calm=True)
+        for driver in world.drivers:
+            assert set(driver.starts.values()) == {1}
+
+    sim_time.run(main())
