@@ -47,12 +47,22 @@ def providers_for(clock: Clock, policy: Policy, uses: Sequence[Use], place: Plac
     return {use.name: _made(clock, policy, use, place) for use in uses}
 
 
+def check_launchable(uses: Sequence[Use]) -> None:
+    """Refuse what no machine can be launched on.
+
+    Raises:
+        BadInput: one of them is such a provider.
+    """
+    for use in uses:
+        if use.kind not in ("local", "sim"):
+            raise BadInput(
+                f"provider: expected `local` or `sim`, got `{use.kind}`, which this version cannot run machines on yet",
+                hint="`shoal validate`, `plan` and `simulate` work for it",
+            )
+
+
 def _made(clock: Clock, policy: Policy, use: Use, place: Place) -> Provider:
-    if use.kind not in ("local", "sim"):
-        raise BadInput(
-            f"provider: expected `local` or `sim`, got `{use.kind}`, which this version cannot run machines on yet",
-            hint="`shoal validate`, `plan` and `simulate` work for it",
-        )
+    check_launchable([use])
     from shoal.providers.local.provider import LocalProvider, LocalSettings
 
     section = json.loads(use.settings)

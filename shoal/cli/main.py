@@ -61,8 +61,8 @@ class LazyCommands(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise click.UsageError(f"no command `{args[0]}`.{hint}") from None
+            hint = f", did you mean `{near[0]}`?" if near else ""
+            raise click.UsageError(f"no command `{args[0]}`{hint}", ctx) from None
 
 
 @click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,8 +77,14 @@ def main() -> None:
         code = shoal.main(standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        click.echo(f"error: {_one_line(error)}", err=True)
+        if isinstance(error, click.UsageError):
+            command = error.ctx.command_path if error.ctx is not None else "shoal"
+            click.echo(f"hint: `{command} --help` shows what there is", err=True)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -90,6 +96,12 @@ def main() -> None:
     except Exception as error:
         code = _told(error)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: click.ClickException) -> str:
+    """Return click's message as we write ours: on one line, no capital first, no full stop last."""
+    text = " ".join(error.format_message().split()).removesuffix(".")
+    return text[:1].lower() + text[1:]
 
 
 def _told(error: Exception) -> int:

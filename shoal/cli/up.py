@@ -38,10 +38,12 @@ def up(
     Exits with 0 when the cluster is up, 2 if CONFIG is wrong, 3 if somebody else is at work on it.
     """
     from shoal.assembly import cluster as assembly
+    from shoal.assembly.providers import check_launchable
     from shoal.assembly.ready import wait_until_ready
 
     began_s = time.monotonic()
     text, loaded = _loaded(config, cluster_name, min_workers, max_workers)
+    check_launchable(loaded.providers)
     for warning in loaded.warnings:
         say(str(warning))
     name = loaded.policy.cluster_name
@@ -52,11 +54,14 @@ def up(
     head = loaded.policy.node_type(loaded.policy.head_node_type)
     if dry_run:
         workers = ", ".join(
-            f"{kind.name} (0 to {kind.max_workers})"
+            f"{kind.name} ({kind.min_workers} to {kind.max_workers})"
             for kind in loaded.policy.node_types
             if kind.name != loaded.policy.head_node_type
         )
-        click.echo(f"would start cluster `{name}`: head `{loaded.policy.head_node_type}`, workers {workers or 'none'}")
+        click.echo(
+            f"would start cluster `{name}`: head `{loaded.policy.head_node_type}`, workers {workers or 'none'}, "
+            f"at most {loaded.policy.max_workers} in all"
+        )
         return
     wanted = assembly.Wanted(
         name=name,
