@@ -17,6 +17,24 @@ PROCESS_ID_BYTES = 18  # node id + 4 bytes counter, given out by the node's agen
 OBJECT_ID_BYTES = 24  # process id of the owner + 6 bytes counter
 
 
+class IdText(str):
+    """An id as hex text, with the methods that Ray's ids have."""
+
+    __slots__ = ()
+
+    def hex(self) -> str:
+        """Return it as hex text."""
+        return str(self)
+
+    def binary(self) -> bytes:
+        """Return it as bytes."""
+        return bytes.fromhex(self)
+
+    def is_nil(self) -> bool:
+        """Say whether it names nothing."""
+        return not self
+
+
 def fresh(count: int) -> bytes:
     """Return `count` random bytes from the operating system."""
     return os.urandom(count)

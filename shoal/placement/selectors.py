@@ -16,6 +16,11 @@ _LISTED = re.compile(r"(!?)in\((.*)\)", re.DOTALL)
 _VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.\-/]*[A-Za-z0-9])?|")
 
 
+def labels_of_node(node_id: str, node_type: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """Return a node's own labels with those that every node has, under Ray's names."""
+    return {"ray.io/node-id": node_id, "ray.io/node-group": node_type, **labels}
+
+
 def matches(term: str, value: str | None) -> bool:
     """Say whether a node whose label has `value` (None: no such label) satisfies `term`.
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from shoal.exceptions import ActorDiedError
 from shoal.runtime.client.api import get, wait
 
 V = TypeVar("V")
@@ -22,8 +23,8 @@ class ActorPool:
         self._actor_of: dict[Any, tuple[int, Any]] = {}
         """Ref under way to its place in the order and its actor."""
         self._ref_of: dict[int, Any] = {}
+        """Place in the order to ref under way, in order."""
         self._next_task = 0
-        self._next_return = 0
         self._waiting: deque[tuple[Callable[[Any, Any], Any], Any]] = deque()
 
     def map(self, fn: Callable[[Any, V], Any], values: Iterable[V]) -> Iterator[Any]:
@@ -53,27 +54,25 @@ class ActorPool:
 
     def has_next(self) -> bool:
         """Say whether there are results to take."""
-        return bool(self._actor_of) or bool(self._waiting)
+        return bool(self._actor_of)
 
     def get_next(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
-        """Return the next result, in the order of submission.
+        """Return the result of what was submitted first, of those that were not taken yet.
 
         Raises:
-            StopIteration: there are none left. TimeoutError: it is not there in time.
-            ValueError: results have been taken out of order before.
+            StopIteration: there are none left. TimeoutError: it is not there in time; with `ignore_if_timedout` it is
+                given up.
         """
         if not self.has_next():
             raise StopIteration("No more results to get")
-        if self._next_return not in self._ref_of:
-            raise ValueError("It is not allowed to call get_next() after get_next_unordered().")
-        ref = self._ref_of[self._next_return]
+        ref = next(iter(self._ref_of.values()))
         if timeout is not None and not wait([ref], timeout=timeout)[0]:
             message = "Timed out waiting for result"
             if not ignore_if_timedout:
                 raise TimeoutError(message)
             self._give_up(ref)
             raise TimeoutError(f"{message}. The task {ref} has been ignored.")
-        return get(self._give_up(ref))
+        return self._taken(ref)
 
     def get_next_unordered(self, timeout: float | None = None, ignore_if_timedout: bool = False) -> Any:
         """Return any result that is there, waiting for one.
@@ -91,7 +90,7 @@ class ActorPool:
             ref = next(iter(self._actor_of))
             self._give_up(ref)
             raise TimeoutError(f"{message}. The task {ref} has been ignored.")
-        return get(self._give_up(ready[0]))
+        return self._taken(ready[0])
 
     def has_free(self) -> bool:
         """Say whether an actor is idle and nothing waits for it."""
@@ -115,14 +114,26 @@ class ActorPool:
         while self.has_next():
             yield take()
 
-    def _give_up(self, ref: Any) -> Any:
-        """Take a ref out, have its actor go on, and return the ref."""
+    def _taken(self, ref: Any) -> Any:
+        """Return a result; its actor goes on, unless it is dead."""
+        actor = self._take_out(ref)
+        try:
+            return get(ref)
+        except ActorDiedError:
+            actor = None
+            raise
+        finally:
+            if actor is not None:
+                self._return(actor)
+
+    def _give_up(self, ref: Any) -> None:
+        """Forget a call and have its actor go on."""
+        self._return(self._take_out(ref))
+
+    def _take_out(self, ref: Any) -> Any:
         place, actor = self._actor_of.pop(ref)
         del self._ref_of[place]
-        if place == self._next_return:
-            self._next_return += 1
-        self._return(actor)
-        return ref
+        return actor
 
     def _return(self, actor: Any) -> None:
         self._idle.append(actor)
@@ -134,7 +145,6 @@ class ActorPool:
         self._waiting.clear()
         for ref in list(self._actor_of):
             self._give_up(ref)
-        self._next_return = self._next_task
 
 
 __all__ = ["ActorPool"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from shoal.runtime.client.api import get, wait
@@ -29,7 +30,7 @@ def as_completed(refs: Sequence[Any], *, chunk_size: int = 10, yield_obj_refs: b
 
 def map_unordered(
     fn: Any,
-    items: Sequence[Any],
+    items: Iterable[Any],
     *,
     backpressure_size: int | None = 100,
     chunk_size: int = 10,
@@ -40,20 +41,14 @@ def map_unordered(
     At most `backpressure_size` calls are under way (None: all at once).
 
     Raises:
-        ValueError: `backpressure_size` is below `chunk_size`.
+        ValueError: `backpressure_size` or `chunk_size` is below 1.
     """
-    if backpressure_size is None:
-        backpressure_size = max(1, len(items))
-    elif backpressure_size < chunk_size:
-        raise ValueError(f"backpressure_size: expected at least chunk_size ({chunk_size}), got `{backpressure_size}`")
-    if len(items) == 0:
-        return
+    if backpressure_size is not None and backpressure_size < 1:
+        raise ValueError(f"backpressure_size: expected at least 1, got `{backpressure_size}`")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size: expected at least 1, got `{chunk_size}`")
     source = iter(items)
-    under_way: list[Any] = []
-    for item in source:
-        under_way.append(fn.remote(item))
-        if len(under_way) >= backpressure_size:
-            break
+    under_way = [fn.remote(item) for item in itertools.islice(source, backpressure_size)]
     while under_way:
         ready, under_way = wait(under_way, num_returns=1)
         if under_way and len(ready) < chunk_size:

@@ -314,6 +314,52 @@ def nested_errors_keep_their_type() -> Any:
 
 
 @program
+def what_cannot_be_pickled() -> Any:
+    import threading
+
+    lock = threading.Lock()
+
+    @ray.remote
+    def closes_over() -> Any:
+        return lock
+
+    @ray.remote
+    def returns() -> Any:
+        return threading.Lock()
+
+    @ray.remote(num_cpus=0)
+    class Holds:
+        def __init__(self, value: Any = None) -> None:
+            self.lock = threading.Lock()
+
+        def give(self) -> Any:
+            return self.lock
+
+        def fail(self) -> None:
+            class OwnError(Exception):
+                def __init__(self) -> None:
+                    self.lock = threading.Lock()
+
+            raise OwnError
+
+        def fine(self) -> int:
+            return 1
+
+    holds = Holds.remote()
+    return [
+        kinds(lambda: identity.remote(lock)),
+        kinds(lambda: identity.remote(value=[lock])),
+        kinds(lambda: ray.put(lock)),
+        kinds(lambda: closes_over.remote()),
+        kinds(lambda: ray.get(returns.remote())),
+        kinds(lambda: Holds.remote(lock)),
+        kinds(lambda: ray.get(holds.give.remote())),
+        kinds(lambda: ray.get(holds.fail.remote())),
+        ray.get(holds.fine.remote()),
+    ]
+
+
+@program
 def user_errors_are_retried_only_on_request(folder: str = "") -> Any:
     counter = Counter.remote()
 
@@ -511,6 +557,54 @@ def named_actors() -> Any:
 
 
 @program
+def a_handle_by_name_does_not_keep_the_actor() -> Any:
+    counter = Counter.options(name="weak").remote(1)
+    found = ray.get_actor("weak")
+    before = ray.get(found.add.remote())
+    del counter
+    for _ in range(200):
+        if isinstance(kinds(lambda: ray.get(found.add.remote())), list):
+            break
+        time.sleep(0.05)
+    return [before, kinds(lambda: ray.get(found.add.remote())), kinds(lambda: ray.get_actor("weak"))]
+
+
+@program
+def handles_know_every_method() -> Any:
+    @ray.remote(num_cpus=0)
+    class Methods:
+        @ray.method
+        def plain(self) -> int:
+            return 5
+
+        @ray.method()
+        def called(self) -> int:
+            return 6
+
+        @staticmethod
+        def static(value: int) -> int:
+            return value + 1
+
+        @classmethod
+        def named(cls) -> str:
+            return cls.__name__
+
+        def _private(self) -> str:
+            return "private"
+
+        def __len__(self) -> int:
+            return 3
+
+    actor = Methods.remote()
+    return [
+        ray.get([actor.plain.remote(), actor.called.remote(), actor.static.remote(1), actor.named.remote()]),
+        ray.get([actor._private.remote(), actor.__len__.remote(), actor.plain._remote()]),
+        ray.get([identity._remote(args=(1,)), actor.static._remote(args=(2,))]),
+        kinds(lambda: ray.remote(identity)),
+    ]
+
+
+@program
 def detached_actors_outlive_their_handle() -> Any:
     Counter.options(name="kept", lifetime="detached").remote(1)
     time.sleep(0.3)
@@ -680,6 +774,45 @@ def resources_are_shown() -> Any:
 
 
 @program
+def places_for_nodes_and_labels() -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
+
+    here = ray.get_runtime_context().get_node_id()
+    nobody = "ab" * (len(here) // 2)
+
+    @ray.remote(num_cpus=0)
+    def runs_here() -> bool:
+        return ray.get_runtime_context().get_node_id() == here
+
+    def at(**options: Any) -> Any:
+        return kinds(lambda: ray.get(runs_here.options(**options).remote(), timeout=options.pop("timeout", 20)))
+
+    def dead(remote: Any) -> str:
+        try:
+            ray.get(remote(), timeout=20)
+        except Exception as error:
+            return type(error).__name__
+        return "quiet"
+
+    hard, soft = Affinity(nobody, soft=False), Affinity(nobody, soft=True)
+    node = ray.nodes()[0]
+    waits = runs_here.options(label_selector={"tier": "!gold"}).remote()
+    return [
+        at(scheduling_strategy=Affinity(here, soft=False)),
+        at(scheduling_strategy=soft),
+        at(scheduling_strategy="SPREAD"),
+        dead(lambda: runs_here.options(scheduling_strategy=hard).remote()),
+        dead(lambda: Counter.options(scheduling_strategy=hard).remote().add.remote()),
+        at(label_selector={"ray.io/node-id": here}),
+        at(label_selector={"tier": "in(gold,silver)", "none": "!there"}),
+        at(label_selector={"none": "there"}, fallback_strategy=[{"label_selector": {"tier": "gold"}}]),
+        [len(part) for part in ray.wait([waits], timeout=0.5)],
+        [node["Labels"]["tier"], ray.get_runtime_context().get_node_labels() == node["Labels"]],
+        [node["NodeManagerAddress"] == ray.util.get_node_ip_address(), node["alive"]],
+    ]
+
+
+@program
 def placement_groups() -> Any:
     from ray.util.placement_group import get_current_placement_group, placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -724,7 +857,14 @@ def environments_and_context() -> Any:
 
 
 def main() -> None:
-    ray.init(address="local", num_cpus=2, resources={"thing": 1}, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        resources={"thing": 1},
+        labels={"tier": "gold"},
+        include_dashboard=False,
+        log_to_driver=False,
+    )
     chosen = sys.argv[1:] or list(PROGRAMS)
     answers = {}
     for name in chosen:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.exceptions import ActorDiedError
 from shoal.util import ActorPool
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -24,6 +25,9 @@ class Worker:
 
     def fail(self, value: int) -> int:
         raise ValueError(value)
+
+    def leave(self) -> None:
+        shoal.actor.exit_actor()
 
 
 @pytest.fixture
@@ -75,13 +79,27 @@ def test_timeouts(pool: ActorPool) -> None:
     assert not pool.has_next()
 
 
-def test_get_next_after_unordered_is_refused(pool: ActorPool) -> None:
-    pool.submit(sleep, 0.3)
-    pool.submit(double, 1)
-    pool.submit(double, 2)
-    assert pool.get_next() == 0.3
-    pool.submit(sleep, 0.2)
-    pool.get_next_unordered()
+def test_get_next_after_unordered_gives_the_earliest_that_is_left(pool: ActorPool) -> None:
+    pool.submit(sleep, 0.5)
+    for value in (1, 2, 3):
+        pool.submit(double, value)
+    assert pool.get_next_unordered() == 2
+
+    assert [pool.get_next() for _ in range(3)] == [0.5, 4, 6]
+    assert sorted(pool.map_unordered(double, [4, 5, 6])) == [8, 10, 12]
+    pool.submit(double, 7)
+    assert pool.get_next() == 14
+
+
+def test_a_dead_actor_leaves_the_pool() -> None:
+    dead, alive = Worker.remote(), Worker.remote()
+    pool = ActorPool([alive, dead])
+    pool.submit(lambda actor, value: actor.leave.remote(), None)
+    with pytest.raises(ActorDiedError):
+        pool.get_next()
+
+    assert list(pool.map(double, [1, 2, 3])) == [2, 4, 6]
+    assert [pool.pop_idle(), pool.pop_idle()] == [alive, None]
 
 
 def test_error_of_a_call_is_raised_and_the_actor_goes_on(pool: ActorPool) -> None:

@@ -45,4 +45,5 @@ def test_limits_are_checked() -> None:
     with pytest.raises(ValueError, match="chunk_size"):
         list(as_completed([], chunk_size=0))
     with pytest.raises(ValueError, match="backpressure_size"):
-        list(map_unordered(double, [1], backpressure_size=1))
+        list(map_unordered(double, [1], backpressure_size=0))
+    assert sorted(map_unordered(double, iter([1, 2, 3]), backpressure_size=1)) == [2, 4, 6]

@@ -21,6 +21,7 @@ import msgspec
 from shoal.foundation.amounts import UNIT
 from shoal.foundation.clock import Clock, SystemClock
 from shoal.foundation.ids import NODE_ID_BYTES, fresh
+from shoal.placement import selectors
 from shoal.runtime.agent.actors import Actors
 from shoal.runtime.agent.bundles import Bundles
 from shoal.runtime.agent.clients import ClassRow, Client
@@ -82,13 +83,14 @@ class Agent:
             preload=settings.preload,
             zygote=settings.zygote,
         )
+        self.labels = selectors.labels_of_node(settings.node_id, settings.node_type, settings.labels)
         self.head = HeadLink(self)
         self.leases = Leases(
             clock,
             self.stock,
             self.pool,
             settings.node_id,
-            settings.labels,
+            self.labels,
             bind=self._bind,
             place=self._place,
             changed=self.changed,
@@ -334,7 +336,7 @@ class Agent:
             "agent": self._addresses,
             "listen_host": listen[0].host if listen else "",
             "tls": msgspec.structs.astuple(self.settings.tls) if self.settings.tls else None,
-            "labels": self.settings.labels,
+            "labels": self.labels,
             "total": self.stock.total,
             "log_dir": str(self.log_dir),
             "job_dead_s": self.settings.job_dead_s,

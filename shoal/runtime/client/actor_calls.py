@@ -45,6 +45,7 @@ class ActorState:
     __slots__ = (
         "actor_id",
         "address",
+        "cause",
         "class_name",
         "error",
         "generation",
@@ -53,6 +54,7 @@ class ActorState:
         "is_dropping",
         "is_ordered",
         "is_watched",
+        "keepers",
         "life",
         "limbo",
         "link",
@@ -79,9 +81,10 @@ class ActorState:
         self.queue: collections.deque[Any] = collections.deque()
         """Calls not sent yet: refs, or (ref, waiting) with arguments that are not ready."""
         self.limbo: dict[int, ObjectRef[Any]] = {}
-        self.why, self.error = "", b""
+        self.why, self.cause, self.error = "", "", b""
         self.life: ObjectRef[Any] | None = None
-        self.handles = 0
+        self.handles = self.keepers = 0
+        """How many handles there are here; how many of them keep the actor alive."""
         self.pins: Any = None
 
     @property
@@ -226,7 +229,7 @@ class ActorCalls:
         is_newer = row["generation"] > state.generation
         state.generation = row["generation"]
         before, state.state = state.state, row["state"]
-        state.why = row.get("why", "")
+        state.why, state.cause = row.get("why", ""), row.get("cause", "")
         if state.state == ALIVE and row["address"]:
             process, texts = row["address"][0], row["address"][1]
             if state.address is None or state.address[0] != process:
@@ -368,6 +371,8 @@ class ActorCalls:
         why = state.why or "its process died"
         if "placement group" in why or "group removed" in why:
             return exceptions.ActorPlacementGroupRemoved(f"actor `{state.class_name}`: {why}")
+        if state.cause == "never-fits":
+            return exceptions.ActorUnschedulableError(f"actor `{state.class_name}`: {why}")
         if why.startswith("out of memory"):
             return exceptions.OutOfMemoryError(f"actor `{state.class_name}`: {why}")
         if state.state != DEAD:

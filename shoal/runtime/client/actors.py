@@ -1,6 +1,7 @@
 """Actor classes and handles: creation, names, lifetime, cancelling and killing.
 
-An actor that is not detached lives as long as somebody has a handle. The creator's handle owns a *life*: a ref like any
+An actor that is not detached lives as long as the creator's handle or a copy of it: a handle that was looked up by name
+does not keep it, nor do that one's copies. The creator's handle owns a *life*: a ref like any
 other, which travels inside pickled handles, so that borrowing counts handles without a second protocol. When the last
 reference to the life ends, the head is told to drop the actor.
 """
@@ -42,18 +43,24 @@ class MethodMeta(msgspec.Struct, frozen=True, array_like=True):
 def method(*args: Any, **options: Any) -> Any:
     """Give a method of an actor class options: `@method(num_returns=2, concurrency_group="io", ...)`.
 
+    A plain `@method` gives it none: it only tells type checkers that handles have the method.
+
     Raises:
-        ValueError: an option is wrong, or none was given.
+        TypeError: it decorates no function. ValueError: an option is wrong.
     """
-    if args or not options:
-        raise ValueError("method: expected options, as in `@method(num_returns=2)`")
     rules.method_options(options)
 
     def mark(function: Any) -> Any:
+        if not callable(function):
+            raise TypeError(f"method: expected a method of an actor class, got `{type(function).__name__}`")
         function.__shoal_method__ = {**getattr(function, "__shoal_method__", {}), **options}
         return function
 
-    return mark
+    if not args:
+        return mark
+    if len(args) > 1 or options:
+        raise TypeError("method: expected `@method` on a method, or `@method(option=value, ...)`")
+    return mark(args[0])
 
 
 class ActorClass:
@@ -110,7 +117,7 @@ def methods_of(cls: type) -> tuple[dict[str, MethodMeta], bool]:
     found: dict[str, MethodMeta] = {}
     is_async = False
     for name, value in inspect.getmembers(cls, callable):
-        if isinstance(value, type) or (name.startswith("__") and name != "__call__"):
+        if isinstance(value, type) or (name.startswith("__") and not _is_called_remotely(name, value)):
             continue
         function = inspect.unwrap(getattr(value, "__func__", value))
         is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
@@ -120,6 +127,15 @@ def methods_of(cls: type) -> tuple[dict[str, MethodMeta], bool]:
     for name in _BUILT_IN:
         found[name] = MethodMeta({})
     return found, is_async
+
+
+def _is_called_remotely(name: str, value: Any) -> bool:
+    """Say whether a method with a special name is the actor's own, such as `__len__`, and not one that Python asks
+    handles for: those copy, pickle, compare and look up."""
+    return inspect.isfunction(value) and not hasattr(ActorHandle, name) and name not in _ASKED_OF_HANDLES
+
+
+_ASKED_OF_HANDLES = frozenset(("__copy__", "__deepcopy__", "__getnewargs__", "__getnewargs_ex__", "__setstate__"))
 
 
 class ActorMethod:
@@ -140,6 +156,11 @@ class ActorMethod:
         if session is None or session.is_closed:
             session = self._prepare({})
         return session.actors.calls.call(self._recipe, args, kwargs)
+
+    def _remote(self, args: Any = None, kwargs: Any = None, **changes: Any) -> Any:
+        """Ray's older spelling of `.options(...).remote(...)`."""
+        call = self.options(**changes) if changes else self
+        return call.remote(*(args or ()), **(kwargs or {}))
 
     def options(self, **changes: Any) -> ActorMethod:
         """Return the method under other options for this call."""
@@ -176,6 +197,7 @@ class ActorHandle:
         self._actor_id, self._class_name, self._meta, self._facts = actor_id, class_name, meta, facts
         from shoal.runtime.client.api import session
 
+        self._keeps = life is not None
         self._state = session().actors.state_of(self, life)
 
     @property
@@ -207,12 +229,13 @@ class ActorHandle:
         return hash(self._actor_id)
 
     def __reduce__(self) -> Any:
-        return _restored_handle, (self._actor_id, self._class_name, self._meta, self._facts, self._state.life)
+        life = self._state.life if self._keeps else None
+        return _restored_handle, (self._actor_id, self._class_name, self._meta, self._facts, life)
 
     def __del__(self) -> None:
         state = self.__dict__.get("_state")
         if state is not None:
-            dropped_handles.append(state)
+            dropped_handles.append((state, self._keeps))
 
 
 class _Id(bytes):
@@ -223,7 +246,8 @@ class _Id(bytes):
         return bytes(self)
 
 
-dropped_handles: collections.deque[ActorState] = collections.deque()
+dropped_handles: collections.deque[tuple[ActorState, bool]] = collections.deque()
+"""The actors of handles that are gone, and whether the handle kept its actor alive."""
 dropped_lives: collections.deque[bytes] = collections.deque()
 
 
@@ -253,8 +277,8 @@ class Actors:
         self._core = session.core
         self.calls = ActorCalls(session)
         self._blobs: dict[type, tuple[bytes, bytes]] = {}
-        self._fading: list[ActorState] = []
-        """Actors without handles here, whose calls are not done yet."""
+        self._fading: dict[ActorState, None] = {}
+        """Actors with fewer handles here than before, whose calls are not done yet."""
         session.core.on_tick.append(self._tick)
 
     @property
@@ -294,8 +318,10 @@ class Actors:
                 state.name = facts.get("name", "")
                 self.calls.states[handle._actor_id] = state
             state.handles += 1
-            if life is not None and state.life is None:
-                state.life = life
+            if life is not None:
+                state.keepers += 1
+                if state.life is None:
+                    state.life = life
             return state
 
     def state_again(self, old: ActorState, facts: dict[str, Any]) -> ActorState:
@@ -350,18 +376,20 @@ class Actors:
             return
         with self._core.lock:
             while dropped_handles:
-                state = dropped_handles.popleft()
+                state, has_kept = dropped_handles.popleft()
                 state.handles -= 1
-                if state.handles == 0:
-                    self._fading.append(state)
-            fading, self._fading = self._fading, []
+                state.keepers -= has_kept
+                if state.keepers == 0:
+                    self._fading[state] = None
+            fading, self._fading = self._fading, {}
             for state in fading:
+                if state.pending and state.state != DEAD:
+                    self._fading[state] = None
+                    continue
+                if state.keepers == 0:
+                    state.life = None
                 if state.handles == 0:
-                    if state.pending and state.state != DEAD:
-                        self._fading.append(state)
-                    else:
-                        state.life = None
-                        self.calls.states.pop(state.actor_id, None)
+                    self.calls.states.pop(state.actor_id, None)
             while dropped_lives:
                 actor_id = dropped_lives.popleft()
                 self._core.request(wire.ASK, What.DROP_ACTOR, {"actor_id": actor_id}, lambda is_ok, value: None)

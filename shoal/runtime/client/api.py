@@ -232,9 +232,11 @@ def remote(*args: Any, **options: Any) -> Any:
 
 
 def _made_remote(thing: Any, options: dict[str, Any]) -> Any:
+    if isinstance(thing, RemoteFunction | ActorClass):
+        raise TypeError("remote: this is remote already; change it with `.options(...)`")
     if inspect.isclass(thing):
         return ActorClass.of(thing, options)
-    if inspect.isfunction(thing) or callable(thing):
+    if callable(thing):
         return RemoteFunction(thing, options)
     raise TypeError(f"remote: expected a function or a class, got `{type(thing).__name__}`")
 
@@ -263,12 +265,16 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     raise ValueError(f"get: expected an ObjectRef or a list of them, got `{type(refs).__name__}`")
 
 
-def put(value: Any, **options: Any) -> ObjectRef[Any]:
+def put(value: Any, *, _owner: Any = None, _tensor_transport: str | None = None) -> ObjectRef[Any]:
     """Return a ref to a copy of `value`.
 
     Raises:
-        TypeError: it is a ref, or cannot be pickled.
+        TypeError: it is a ref, or cannot be pickled. ValueError: another owner or a tensor transport was asked for.
     """
+    if _owner is not None:
+        raise ValueError("put: `_owner` is not supported (nor by Ray since 2.56); put it where its owner runs")
+    if _tensor_transport not in (None, "object_store"):
+        raise ValueError(f"put: tensor transports are not supported, got `{_tensor_transport}`")
     found = _session
     if found is None or found.is_closed:
         found = session()
@@ -359,15 +365,27 @@ def nodes() -> list[dict[str, Any]]:
         {
             "NodeID": one["node_id"],
             "Alive": one["is_alive"],
-            "NodeManagerAddress": one["address"],
+            "NodeManagerAddress": _host_of(one["address"]),
             "NodeManagerHostname": one["hostname"],
+            "NodeName": _host_of(one["address"]),
             "Resources": one["total"],
             "Labels": one["labels"],
             "IsHeadNode": one["is_head"],
+            "alive": one["is_alive"],
+            "DeathReason": 0 if one["is_alive"] else 1,
             "DeathReasonMessage": one.get("why") or None,
         }
         for one in session().core.ask(asks.What.NODES, {})
     ]
+
+
+def _host_of(addresses: Sequence[str]) -> str:
+    """Return the host part of where an agent listens; one that listens on this machine only is at our own address."""
+    from shoal.transport.address import parse
+    from shoal.util.nearby import get_node_ip_address
+
+    hosts = [parse(text).host for text in addresses if text.startswith("tcp:")]
+    return hosts[0] if hosts else get_node_ip_address()
 
 
 def cluster_resources() -> dict[str, float]:

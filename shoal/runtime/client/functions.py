@@ -49,6 +49,11 @@ class RemoteFunction(Generic[P, R]):
         result: Any = session.submit(self._recipe, args, kwargs)
         return result  # type: ignore[no-any-return]
 
+    def _remote(self, args: Any = None, kwargs: Any = None, **changes: Any) -> Any:
+        """Ray's older spelling of `.options(...).remote(...)`."""
+        call: Any = self.options(**changes) if changes else self
+        return call.remote(*(args or ()), **(kwargs or {}))
+
     def options(self, **changes: Any) -> RemoteFunction[P, R]:
         """Return the same function under other options."""
         return RemoteFunction(self._function, rules.overridden(self._given, changes))

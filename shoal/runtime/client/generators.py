@@ -92,6 +92,26 @@ class ObjectRefGenerator(Generic[T]):
         self._is_over = True
         self._streams.stop(self._task._n)
 
+    async def aclose(self) -> None:
+        """Want no further items, as `close` does."""
+        self.close()
+
+    def send(self, value: Any) -> Any:
+        """Refuse: the task runs elsewhere and takes nothing in."""
+        raise NotImplementedError("a stream of a task takes no values: `send` and `throw` are not supported")
+
+    def throw(self, *error: Any) -> Any:
+        """Refuse, as `send` does."""
+        return self.send(error)
+
+    async def asend(self, value: Any) -> Any:
+        """Refuse, as `send` does."""
+        return self.send(value)
+
+    async def athrow(self, *error: Any) -> Any:
+        """Refuse, as `send` does."""
+        return self.send(error)
+
     def _next(self, limit_s: float | None) -> ObjectRef[T]:
         streams = self._streams
         while True:

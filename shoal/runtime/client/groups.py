@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.foundation.amounts import Amounts, amounts, quantities
+from shoal.foundation.ids import IdText
 from shoal.model.demand import Bundle, Strategy
 from shoal.runtime.client import codec
 from shoal.runtime.client.api import session
@@ -22,29 +23,11 @@ from shoal.wire.asks import What
 from shoal.wire.messages import GroupSpec
 
 
-class GroupId(str):
-    """A placement group's id: hex text, with the methods of Ray's ids."""
-
-    __slots__ = ()
-
-    def hex(self) -> str:
-        """Return it as hex text."""
-        return str(self)
-
-    def binary(self) -> bytes:
-        """Return it as bytes."""
-        return bytes.fromhex(self)
-
-    def is_nil(self) -> bool:
-        """Say whether it stands for no group."""
-        return not self
-
-
 class PlacementGroup:
     """Bundles of resources that are reserved together. Pass it to tasks and actors; it pickles."""
 
     def __init__(self, group_id: str, bundles: Sequence[Amounts] | None = None) -> None:
-        self.id = GroupId(group_id)
+        self.id = IdText(group_id)
         self._bundles = None if bundles is None else list(bundles)
 
     @staticmethod

@@ -19,6 +19,7 @@ from shoal.runtime.decide.repeats import Repeats
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
+    from shoal.runtime.client.owner import WorkClass
     from shoal.runtime.client.session import Session
 
 LAST_PRINTS_S = 0.5
@@ -41,6 +42,7 @@ class News:
         session.core.on_tick.append(self._tick)
         self.on("node-died", self._on_node_died)
         self.on("printed", self._on_printed)
+        self.on("never-fits", self._on_never_fits)
 
     def on(self, what: str, call: Callable[[Any], None]) -> None:
         """Call with the value of every TELL about `what`, with the core's lock held."""
@@ -64,7 +66,8 @@ class News:
 
     def _warn(self, value: Any) -> None:
         text = value.get("why", "") if isinstance(value, dict) else str(value)
-        self._session.later(lambda: warnings.warn(f"shoal: work waits: {text}", RuntimeWarning, stacklevel=1))
+        # Of no line of code: the work may have been submitted anywhere, long ago.
+        self._session.later(lambda: warnings.warn_explicit(f"work waits: {text}", RuntimeWarning, "shoal", 1))
 
     def _on_unplaceable(self, link: Link, message: list[Any]) -> None:
         _, key, why, is_final = message
@@ -72,16 +75,26 @@ class News:
         if work is None:
             return
         if is_final:
-            import pickle
-
-            from shoal.runtime.client.results import death_of_task, fault_of
-
-            while work.queue:
-                ref = work.queue.popleft()
-                error = pickle.dumps(death_of_task(ref, fault_of(why), why))
-                self._session.results.settle(ref, wire.ERROR, error, (self._session.core.process, ref._n))
+            self._fail(work, why)
         else:
             self._warn(why)
+
+    def _on_never_fits(self, value: Any) -> None:
+        """The head says that a class of ours can never be placed."""
+        for work in self._session.owner.by_key.values():
+            if work.spec["class_key"] == value["key"]:
+                self._fail(work, f"never: {value['why']}")
+
+    def _fail(self, work: WorkClass, why: str) -> None:
+        import pickle
+
+        from shoal.runtime.client.results import death_of_task, fault_of
+
+        while work.queue:
+            ref = work.queue.popleft()
+            error = pickle.dumps(death_of_task(ref, fault_of(why), why))
+            self._session.results.settle(ref, wire.ERROR, error, (self._session.core.process, ref._n))
+        self._session.owner.tell_need(work)
 
     # ---------------------------------------------------------------------------------------------- prints
 

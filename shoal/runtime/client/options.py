@@ -200,7 +200,8 @@ def _task_options(given: dict[str, Any]) -> TaskOptions:
         amounts=needed,
         num_returns=_returns(given.get("num_returns")),
         max_retries=_or(given.get("max_retries"), RETRIES_DEFAULT),
-        max_calls=_or(given.get("max_calls"), 0),
+        # A used GPU is only surely free again when its process is gone.
+        max_calls=_or(given.get("max_calls"), 1 if needed.get("GPU") else 0),
         retry_exceptions=_retried(given.get("retry_exceptions", False)),
         name=given.get("name") or "",
         place=place,

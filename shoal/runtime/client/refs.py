@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from shoal.foundation.ids import OBJECT_ID_BYTES, IdText
 from shoal.wire.tasks import STORED
 
 if TYPE_CHECKING:
@@ -85,9 +86,19 @@ class ObjectRef(msgspec.Struct, Generic[T], gc=False, eq=False):
         """Return the object's id as 48 hex digits."""
         return self.binary().hex()
 
-    def task_id(self) -> str:
-        """Return the id of the task that makes it, as hex."""
-        return self.hex()
+    def task_id(self) -> IdText:
+        """Return the id of the task that makes it."""
+        return IdText(self.hex())
+
+    def job_id(self) -> IdText:
+        """Return the id of the job that this process works for."""
+        from shoal.runtime.client.api import session
+
+        return IdText(session().job)
+
+    def size(self) -> int:
+        """Return how many bytes the id has."""
+        return OBJECT_ID_BYTES
 
     def is_nil(self) -> bool:
         """Return False: a ref always names an object."""

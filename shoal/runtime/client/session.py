@@ -106,8 +106,8 @@ class Session:
         if environment:
             spec["environment"] = environment.shown()
             spec["environment_key"] = environment.key
-        if options.amounts.get("GPU") or options.max_calls == 1:
-            spec["is_single_use"] = True  # a used GPU is only surely free again when its process is gone
+        if options.max_calls == 1:
+            spec["is_single_use"] = True
         if options.max_calls:
             spec["max_calls"] = options.max_calls
         if options.max_retries == 0:

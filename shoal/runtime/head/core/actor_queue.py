@@ -79,6 +79,10 @@ class ActorQueue:
         for waiting in tuple(self._classes.values()):
             yield list(waiting.values())
 
+    def of_class(self, class_key: str) -> list[Actor]:
+        """Return the waiting of one class."""
+        return list(self._classes.get(class_key, {}).values())
+
     def seatless(self) -> list[Actor]:
         """Return those who wait for a group, or for room in it, and are not in a pause."""
         return [actor for actor_id, actor in self._seatless.items() if actor_id not in self._refused]

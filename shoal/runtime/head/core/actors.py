@@ -204,6 +204,11 @@ class Actors:
             if actor.row.state is not ActorState.DEAD:
                 self._die(actor, "group-removed", f"its placement group {group_id} was removed")
 
+    def never_fits(self, class_key: str, why: str) -> None:
+        """Those that wait in the class can never be placed."""
+        for actor in self.queue.of_class(class_key):
+            self._die(actor, "never-fits", why)
+
     def owned_by(self, process: bytes) -> bytes | None:
         """Return the live actor whose process this is, None if it is none."""
         for actor_id in self._by_node.get(process[:14].hex(), ()):

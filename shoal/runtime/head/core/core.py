@@ -33,6 +33,7 @@ from shoal.runtime.head.core.events import (
 )
 from shoal.runtime.head.core.groups import Groups
 from shoal.runtime.head.core.jobs import Jobs
+from shoal.runtime.head.core.never_fits import NeverFits
 from shoal.runtime.head.core.nodes import Member, Nodes
 from shoal.runtime.head.core.orders import Orders
 from shoal.runtime.head.core.queries import Queries
@@ -93,6 +94,7 @@ class HeadCore:
         self.queries = Queries(self.out, self.nodes)
         self.remembered = Remembered()
         self.waits = FitsButWaits(self.out, self.demand, self.spots, self.view)
+        self.never_fits = NeverFits(self.out, self.nodes, self.demand, self.groups, self.actors)
         self.is_read_only = False
         self.report: dict[str, Any] = {}
         self.reported_s: float | None = None
@@ -374,6 +376,7 @@ class HeadCore:
         self.queries.expire()
         self.nodes.tell_news()
         self.waits.look()
+        self.never_fits.look(may_grow=self.meta.session > 0)
 
     # ------------------------------------------------------------------------------------------- set-up
 

@@ -17,6 +17,7 @@ import msgspec
 from shoal.foundation.amounts import Amounts
 from shoal.model import node as model
 from shoal.model.node import Busy
+from shoal.placement import selectors
 from shoal.runtime.decide.demand_ledger import DemandLedger
 from shoal.runtime.decide.head_spots import Spots
 from shoal.runtime.head.core.events import Hang, Outbox
@@ -168,7 +169,7 @@ class Nodes:
     def labels_of(member: Member) -> dict[str, str]:
         """Return the node's labels with those every node has."""
         row = member.row
-        return {"ray.io/node-id": row.node_id, "ray.io/node-group": row.node_type, **row.labels}
+        return selectors.labels_of_node(row.node_id, row.node_type, row.labels)
 
     def closed(self, connection: int) -> Member | None:
         """A connection ended: freeze what hung on it, place nothing there until it is back."""
