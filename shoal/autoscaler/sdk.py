@@ -1,7 +1,8 @@
 """Ask for room ahead of the work: `request_resources`, under Ray's module name.
 
 A request is a total, not an extra: the cluster shall be able to hold these bundles at once, whatever runs on it now. It
-stands until the same owner asks again, or its time is over; over owners the largest of each resource counts.
+stands until the same owner of the same job asks again, its job ends, or its time is over; over owners the largest of
+each resource counts.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shoal.cli.output import say
+from shoal.cli.output import confirm, say
 
 
 @click.command()
@@ -23,8 +23,8 @@ def down(cluster: str | None, yes: bool, cluster_name: str | None, dry_run: bool
     Works from any state: head or autoscaler dead, ledger lost, another `down` interrupted. With --workers-only the
     cluster lives on: what ran on workers ends or is repeated, and what waits, or `min_workers`, buys new ones.
 
-    Exits with 0 when nothing is left, also if there was nothing; 1 if something could not be released, or if the
-    cluster of --workers-only is not up; 3 if somebody else is at work on it.
+    Exits with 0 when nothing is left, also if there was nothing; 1 if something could not be released, the answer
+    was no, or the cluster of --workers-only is not up; 3 if somebody else is at work on it.
     """
     from shoal.assembly import cluster as assembly
     from shoal.assembly.release import release_everything
@@ -41,7 +41,7 @@ def down(cluster: str | None, yes: bool, cluster_name: str | None, dry_run: bool
         click.echo(f"would end cluster `{name}` (pid {live.pid})" if live else f"cluster `{name}` is not up here")
         return
     if not yes:
-        click.confirm(f"end cluster `{name}`?", abort=True, err=True)
+        confirm(f"end cluster `{name}`?")
     left: list[str] = []
 
     def release(identity: Any, state: Path, runtime: Path) -> None:
@@ -68,7 +68,7 @@ def _release_workers(name: str, *, yes: bool, dry_run: bool) -> None:
         click.echo(f"would release {', '.join(workers) or 'nothing: there is no worker'}", err=not dry_run)
         if dry_run:
             return
-        click.confirm(f"release the workers of `{name}`?", abort=True, err=True)
+        confirm(f"release the workers of `{name}`?")
     if left := release_workers(cluster, say):
         for one in left:
             say(f"left: {one}")

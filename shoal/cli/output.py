@@ -64,6 +64,13 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def confirm(question: str) -> None:
+    """Ask for a yes; with any other answer nothing is done and the command ends with 1."""
+    if not click.confirm(question, err=True):
+        say("nothing was changed")
+        raise SystemExit(1)
+
+
 def _shown(value: Any) -> str:
     match value:
         case None:

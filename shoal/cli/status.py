@@ -43,7 +43,13 @@ def _shown(found: dict[str, Any], *, verbose: bool) -> str:
     for state in ("active", "idle", "draining", "missing"):
         for node in found["nodes"].get(state, []):
             lines.append(f"  {_node(node, state)}")
-    lines += [f"  {_instance(one)}" for one in report.get("instances", []) if one["state"] in _BOOTING]
+    joined = {node["instance_id"] for of_state in found["nodes"].values() for node in of_state}
+    # The report may be a moment older than the head's word: what has joined is not on its way any more.
+    lines += [
+        f"  {_instance(one)}"
+        for one in report.get("instances", [])
+        if one["state"] in _ON_ITS_WAY and one["instance_id"] not in joined
+    ]
     lines += ["", "usage"]
     lines += [f"  {_used(name, *amounts)}" for name, amounts in sorted(found["usage"].items())] or ["  nothing"]
     lines += ["", "demand"]
@@ -62,7 +68,7 @@ def _shown(found: dict[str, Any], *, verbose: bool) -> str:
     return "\n".join(lines)
 
 
-_BOOTING = ("queued", "requested", "booting", "releasing", "lost", "stray")
+_ON_ITS_WAY = ("queued", "requested", "booting", "releasing", "lost", "stray")
 
 
 def _autoscaler(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
@@ -116,8 +122,9 @@ def _demand(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
         if one["demand"] not in told:
             lines.append(f"  {one['count']} x {one['kind']} {one['demand']}  {one['verdict']}: {one['why']}")
     for one in found.get("standing", []):
-        bundles = one.get("bundles", [])
-        lines.append(f"  standing request of {one.get('owner', '?')}: {len(bundles)} bundles")
+        whose = f" of `{one['owner']}`" if one["owner"] else ""
+        wanted = ", ".join(f"{bundle['count']} x {_sizes(bundle['amounts'])}" for bundle in one["bundles"])
+        lines.append(f"  standing request{whose}: {wanted}, for {_duration(one['ttl_s'])} more")
     return lines
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shoal.cli.output import say
+from shoal.cli.output import confirm, say
 
 if TYPE_CHECKING:
     from shoal.transport.discovery import ClusterFile
@@ -35,7 +35,8 @@ def up(
 
     Twice is once: an unchanged file changes and restarts nothing. A changed one is shown as a difference first.
 
-    Exits with 0 when the cluster is up, 2 if CONFIG is wrong, 3 if somebody else is at work on it.
+    Exits with 0 when the cluster is up, 1 if the answer was no, 2 if CONFIG is wrong, 3 if somebody else is at work on
+    it.
     """
     from shoal.assembly import cluster as assembly
     from shoal.assembly.providers import check_launchable
@@ -138,7 +139,7 @@ def _update(live: ClusterFile, text: str, loaded: Any, *, yes: bool, dry_run: bo
     if dry_run:
         return
     if not yes:
-        click.confirm(f"apply to `{name}`?", abort=True, err=True)
+        confirm(f"apply to `{name}`?")
     discovery.write_private(path, text.encode())
     wait_until_ready(live, lambda text: None)
     click.echo(

@@ -50,14 +50,14 @@ class Cluster:
         self.config = config
         self.path.write_text(yaml.safe_dump(config))
 
-    def shoal(self, *arguments: str, limit_s: float = 60, env: dict[str, str] | None = None) -> tuple[int, str, str]:
-        """Run `shoal ...` and return (exit code, stdout, stderr)."""
+    def shoal(self, *arguments: str, limit_s: float = 60, says: str = "") -> tuple[int, str, str]:
+        """Run `shoal ...`, to which a person says something, and return (exit code, stdout, stderr)."""
         ran = subprocess.run(
             [sys.executable, "-m", "shoal", *arguments],
             capture_output=True,
             text=True,
             timeout=limit_s,
-            env={**os.environ, **(env or {})},
+            input=says,
         )
         return ran.returncode, ran.stdout, ran.stderr
 

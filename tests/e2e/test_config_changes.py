@@ -24,6 +24,22 @@ def test_a_changed_limit_is_shown_and_taken_over_while_running(cluster: Cluster)
     assert "nothing to change" in cluster.up()
 
 
+def test_up_with_a_changed_file_asks_and_a_no_changes_nothing(cluster: Cluster) -> None:
+    kept = (discovery.state_dir("t") / "cluster.yaml").read_text()
+    cluster.rewrite({**SMALL, "max_workers": 2})
+
+    code, shown, asked = cluster.shoal("up", str(cluster.path), says="n\n")
+
+    assert code == 1
+    assert "max_workers from `4` to `2`" in shown
+    assert "apply to `t`?" in asked
+    assert "nothing was changed" in asked
+    assert (discovery.state_dir("t") / "cluster.yaml").read_text() == kept
+    code, _, _ = cluster.shoal("up", str(cluster.path), says="y\n")
+    assert code == 0
+    assert (discovery.state_dir("t") / "cluster.yaml").read_text() == cluster.path.read_text()
+
+
 def test_what_needs_a_new_cluster_is_refused(cluster: Cluster) -> None:
     kept = (discovery.state_dir("t") / "cluster.yaml").read_text()
     cluster.rewrite({**SMALL, "provider": {"type": "sim"}})
@@ -40,7 +56,8 @@ def test_a_broken_file_is_reported_and_the_old_one_stays(cluster: Cluster) -> No
     path.write_text("max_workers: [")
     until(lambda: "config_refused" in kinds(cluster), what="the autoscaler reports it")
 
-    assert cluster.status()["autoscaler"]["session"] == 1
+    report = until(lambda: cluster.status()["autoscaler"], what="a report of the autoscaler")
+    assert report["session"] == 1
 
 
 def test_a_mistake_in_the_file_is_told_with_its_place_and_starts_nothing(make_cluster: Callable[..., Cluster]) -> None:

@@ -40,7 +40,7 @@ def settle_standing(draft: Draft) -> None:
                 count = how_many(bundle.amounts, spot.free, min(planned, left))
                 take(spot, bundle.amounts, count)
                 if count:
-                    draft.need(stand, f"standing request of {owner}")
+                    draft.need(stand, _needed_by(owner))
                 most[key] = (left - count, bundle, owner, job)
     for key in order_of:
         left, bundle, owner, job = most[key]
@@ -52,7 +52,7 @@ def settle_standing(draft: Draft) -> None:
             count = how_many(bundle.amounts, spot.free, left)
             if count:
                 take(spot, bundle.amounts, count)
-                draft.need(stand, f"standing request of {owner}")
+                draft.need(stand, _needed_by(owner))
                 left -= count
                 if not left:
                     break
@@ -66,7 +66,7 @@ def settle_standing(draft: Draft) -> None:
     for item in basket.items:
         for _ in range(item.copies):
             stand = draft.add(item.ware, "")
-            draft.need(stand, f"standing request of {owners[item.content[0][0]][0]}")
+            draft.need(stand, _needed_by(owners[item.content[0][0]][0]))
             stand.promised = {wants[number].key: count for number, count in item.content}
     for want, (owner, job), left in zip(wants, owners, basket.left, strict=True):
         if left:
@@ -136,3 +136,7 @@ def _stays_longest(stand: Stand) -> tuple[object, ...]:
     price = stand.instance.price_micro if stand.instance else 0
     is_sure = stand.rank in (Rank.BOUGHT, Rank.READY_BUSY) or bool(stand.used)
     return (not is_sure, stand.rank, price or 0, stand.name)
+
+
+def _needed_by(owner: str) -> str:
+    return f"standing request of `{owner}`" if owner else "standing request"
