@@ -11,7 +11,7 @@ from shoal.testing import sim_time
 from shoal.wire import tasks as wire
 from tests.leases.world import Driver, Faults, World
 
-STORM = Faults(cut=0.6, worker_death=0.5, node_death=0.05, head_away=0.1)
+STORM = Faults(cut=0.6, worker_death=0.5, node_death=0.05, head_away=0.1, agent_away=0.2)
 BAD_CABLES = Faults(cut=6.0, head_away=0.1)
 
 

@@ -51,6 +51,8 @@ class Faults(msgspec.Struct):
     """A node loses its power: it falls silent, and nobody's connection ends before the head's verdict."""
     head_away: float = 0.0
     """The head answers nothing for a few seconds."""
+    agent_away: float = 0.0
+    """An agent cannot reach the head for a few seconds: what the head tells it meanwhile is lost."""
 
 
 class End:
@@ -288,7 +290,8 @@ class SimAgent(Agent):
     def __init__(self, world: World, number: int, cpus: int) -> None:
         self.world, self.clock = world, world.clock
         self.node_id = f"{number:028x}"
-        self.settings = SimpleNamespace(node_id=self.node_id, is_head=number == 1)  # type: ignore[assignment]
+        self.settings = SimpleNamespace(node_id=self.node_id, is_head=number == 1, fence_s=0)  # type: ignore[assignment]
+        self.away_until = 0.0
         self._prefix = bytes.fromhex(self.node_id)
         self._processes = itertools.count(1)
         self._clients, self._fates, self._dead, self._dead_nodes = {}, {}, {}, {}
@@ -332,7 +335,7 @@ class SimAgent(Agent):
 
     def _tell_head(self, message: Any) -> None:
         if isinstance(message, told.Died):
-            self.world.at_head(lambda: self.world.dead_processes.add(message.process))
+            self.world.at_head(self, lambda: self.world.dead_processes.add(message.process))
 
     def attach(self, core: SimCore) -> None:
         """Be a driver's home."""
@@ -471,7 +474,8 @@ class World:
         made = SimAgent(self, next(self._numbers), cpus)
         self.agents[made.node_id] = made
         for other in self.agents.values():
-            other.peers = {node_id: [] for node_id in self.agents}
+            if self.loop.time() >= other.away_until:
+                other.peers = {node_id: [] for node_id in self.agents}
         return made
 
     def is_dark(self, process: bytes) -> bool:
@@ -515,21 +519,33 @@ class World:
         self.add(3)
         for other in self.agents.values():
             news = told.Tell(b"", "node-died", {"node_id": agent.node_id, "why": "silent"})
-            self.loop.call_later(self.delay_s(), other._pass_on, news)
+            if self.loop.time() >= other.away_until:
+                self.loop.call_later(self.delay_s(), other._pass_on, news)
 
     # ------------------------------------------------------------------------------------------- head
 
-    def at_head(self, call: Callable[[], None]) -> None:
-        """Have the head do something once a message has reached it."""
-        now = self.loop.time()
-        self.loop.call_at(max(now, self.head_away_until) + self.delay_s(), call)
+    def at_head(self, agent: SimAgent, call: Callable[[], None]) -> None:
+        """Have the head do something once an agent's message has reached it."""
+        reached = max(self.loop.time(), self.head_away_until, agent.away_until)
+        self.loop.call_at(reached + self.delay_s(), call)
+
+    def leave_touch(self, agent: SimAgent, duration_s: float) -> None:
+        """Cut an agent off from the head for so long; then it joins again."""
+        agent.away_until = self.loop.time() + duration_s
+
+        def join() -> None:
+            if not agent.is_dark:
+                peers: dict[str, list[str]] = {node_id: [] for node_id in self.agents if node_id != agent.node_id}
+                agent.on_joined(told.Joined(agent.node_id, 1, "ab" * 16, 0.0, 1.0, peers))
+
+        self.loop.call_at(agent.away_until, join)
 
     def ask_head(self, agent: SimAgent, what: str, args: dict[str, Any], call: Callable[[bool, Any], None]) -> None:
         def carry_out() -> None:
             value = self._placed(args) if what == "place" else [self._is_alive(one) for one in args["processes"]]
             self.loop.call_later(self.delay_s(), lambda: None if agent.is_dark else call(True, value))
 
-        self.at_head(carry_out)
+        self.at_head(agent, carry_out)
 
     def _is_alive(self, process: bytes) -> bool:
         return process not in self.dead_processes and process[:14].hex() not in self.dead_nodes
@@ -576,6 +592,10 @@ class World:
             lit = [one for one in self.agents.values() if not one.is_dark and not one.settings.is_head]
             if len(lit) > 1:
                 self.power_off(chance.choice(lit))
+        if chance.random() < faults.agent_away * step_s:
+            there = [one for one in self.agents.values() if not one.is_dark and self.loop.time() >= one.away_until]
+            if there:
+                self.leave_touch(chance.choice(there), chance.uniform(0.5, 8.0))
         if chance.random() < faults.head_away * step_s:
             self.head_away_until = self.loop.time() + chance.uniform(0.5, 3.0)
 

@@ -547,7 +547,12 @@ class Agent:
 
     def on_joined(self, message: told.Joined) -> None:
         """We are in."""
+        gone = self.peers.keys() - message.peers.keys()
         self.peers = dict(message.peers)
+        for node_id in gone:
+            # The head's word about it was lost while we were out of touch; our processes may wait for that node.
+            why = "it died while this node could not reach the head"
+            self._pass_on(told.Tell(b"", "node-died", {"node_id": node_id, "why": why}))
         if self.settings.fence_s:
             self.fence_s = message.fence_s
         for client in self._clients.values():
