@@ -174,3 +174,51 @@ print(len(before), after, sum(one["Alive"] for one in shoal.nodes()))
 
     assert driver_said_after.returncode == 0
     assert said(driver) == [f"1 {node.name} 1 {other.name} NodeDiedError", f"1 {node.name} 3"]
+
+
+BROKEN = """
+import itertools, shoal, socket, time
+from shoal.runtime.client.core import here
+shoal.init()
+class Plain:
+    def __init__(self):
+        self.counts = itertools.count(1)
+    def add(self, n):
+        return next(self.counts), b"x" * 500
+class Async(Plain):
+    async def add(self, n):
+        return next(self.counts), b"x" * 500
+there = {"resources": {"there": 1}, "num_cpus": 0, "max_task_retries": 0}
+def ways():
+    return [one for one in here().peers.values() if one.is_lossy and not one.peer.startswith(b"agent:")]
+print("ready", flush=True)
+for kind, at_once in ((Plain, 1), (Plain, 4), (Async, 100)):
+    actor = shoal.remote(max_concurrency=at_once, **there)(kind).remote()
+    shoal.get(actor.add.remote(0), timeout=20)
+    (link,) = ways()
+    refs = []
+    for n in range(1, 3000):
+        refs.append(actor.add.remote(n))
+        if n % 500 == 250:
+            link._sock.shutdown(socket.SHUT_RDWR)
+            until = time.monotonic() + 20
+            while not (found := [one for one in ways() if one is not link]) and time.monotonic() < until:
+                refs.append(actor.add.remote(n))
+                time.sleep(0.01)
+            link = found[0]
+    counts = sorted(count for count, _ in shoal.get(refs, timeout=30))
+    print(kind.__name__, counts == list(range(2, len(refs) + 2)), len(refs) > 2999)
+    shoal.kill(actor)
+    while ways():
+        time.sleep(0.01)
+"""
+
+
+def test_calls_of_an_actor_run_once_and_are_answered_although_connections_break(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    """What the buffers of a broken connection held is lost: calls are sent again and run once, answers are kept."""
+    cluster = make_cluster()
+    cluster.join(resources='{"there": 1}')
+    driver = start(cluster.head, BROKEN)
+    assert [line.split()[1:] for line in said(driver)] == [["True", "True"]] * 3

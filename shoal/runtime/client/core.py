@@ -35,6 +35,8 @@ HELPER_PAUSE_S = 0.002
 """How long a batch that nobody flushed may wait."""
 HELPER_QUIET = 5
 """After so many pauses without anybody polling, the helper leads."""
+UNREAD_S = 0.05
+"""How long the sockets may go unread while a thread keeps calling and never waits."""
 SWEEP_SHARE = 0.02
 """The largest share of time that looking for dead escaped refs may take."""
 
@@ -494,13 +496,26 @@ class Core:
     def _help(self) -> None:
         """Flush, tidy up, and lead while nobody else does; sleep while there is nothing to do."""
         reactor = self.reactor
-        seen, quiet = -1, 0
+        seen, quiet, polled_at = -1, 0, monotonic()
         while not self.is_closed:
             time.sleep(HELPER_PAUSE_S)
             try:
                 is_busy = bool(self.dirty)
                 self._tidy()
                 if is_busy or reactor.polls != seen:
+                    now = monotonic()
+                    if reactor.polls != seen:
+                        polled_at = now
+                    elif now - polled_at > UNREAD_S and not self.is_loop_driven and reactor.lock.acquire(False):
+                        # A thread that calls and calls and never waits: news and answers must not lie unread for ever.
+                        try:
+                            reactor.poll(0)
+                        finally:
+                            reactor.lock.release()
+                            if self._followers:
+                                self._wake_followers()
+                                self._hand_over()
+                        polled_at = now
                     seen, quiet = reactor.polls, 0
                     continue
                 quiet += 1

@@ -50,6 +50,7 @@ class Link:
         "addresses",
         "fd",
         "is_closed",
+        "is_lossy",
         "is_tls",
         "known",
         "lease",
@@ -66,9 +67,11 @@ class Link:
         self._set_up()
         self.fd = sock.fileno()
         self.is_tls = isinstance(sock, ssl.SSLSocket)
+        self.is_lossy = sock.family != socket.AF_UNIX
 
     def _set_up(self) -> None:
-        self.is_tls = False
+        self.is_tls = self.is_lossy = False
+        """`is_lossy`: it may break, and lose what is under way, while both processes live; a Unix socket never does."""
         self._write_lock = threading.Lock()
         self._leftover: memoryview | None = None
         self.partial: bytearray | None = None

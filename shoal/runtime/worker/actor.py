@@ -16,6 +16,7 @@ import msgspec
 from shoal.runtime.client import codec
 from shoal.runtime.client.context import ActorExit
 from shoal.runtime.client.reactor import Link
+from shoal.runtime.worker.kept import Kept
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class ActorBase:
         """Highest number received from each caller: what comes again after a reconnect is dropped."""
         self._late: dict[bytes, dict[tuple[int, int], None]] = {}
         self._undelivered: dict[bytes, list[Any]] = {}
+        self.kept = Kept()
         self.core.on_link_closed.append(self._link_closed)
         hello = self.core.handlers[wire.HELLO]
 
@@ -111,18 +113,33 @@ class ActorBase:
             late = self._late.setdefault(link.peer, {})
             attempt = n, int(message[5]["is_late"])  # a call that is retried after a user error comes again
             if attempt in late:
-                return False
+                return self._repeat(link, n)
             late[attempt] = None
             if len(late) > LATE_MAX:
                 del late[next(iter(late))]
         elif n <= highest:
-            return False
+            return self._repeat(link, n)
         if n > highest:
             self._seen[link.peer] = n
+        if link.is_lossy:
+            self.kept.received(link, n)
         return True
+
+    def _repeat(self, link: Link, n: int) -> bool:
+        """Answer what came again and has been answered; it is not new."""
+        if link.is_lossy:
+            reply = self.kept.repeated(link, n)
+            if reply is not None:
+                link.out.append(reply)
+                self.core.touch(link)
+        return False
 
     def answer(self, link: Link, message: tuple[Any, ...]) -> None:
         """Queue a result; one whose caller is out of reach waits for it to come back."""
+        if link.is_lossy:
+            link = self.kept.way_back(link, message)
+            if link.is_closed:
+                return  # its caller will ask again
         if link.is_closed:
             again = self.core.peers.get(link.peer)
             if again is None or again.is_closed:
@@ -216,7 +233,7 @@ class SyncActor(ActorBase):
         ended = perf_counter()
         duration_us = int((ended - started) * 1e6)
         typical[name] = duration_us if usual_us is None else usual_us + (duration_us - usual_us) * 0.3
-        if link.is_closed:
+        if link.is_closed or link.is_lossy:
             self.answer(link, (7, n, format, value, duration_us))
         else:
             link.out.append((7, n, format, value, duration_us))

@@ -158,7 +158,7 @@ class AsyncActor(ActorBase):
             is_ok = False
             format, value = replies.failed(error, link, n, f"{self.class_name}.{name}", self)
         ended = perf_counter()
-        if link.is_closed:
+        if link.is_closed or link.is_lossy:
             self.answer(link, (7, n, format, value, int((ended - started) * 1e6)))
         else:
             link.out.append((7, n, format, value, int((ended - started) * 1e6)))
