@@ -103,6 +103,28 @@ time.sleep(60)
     gone(cluster)
 
 
+def test_what_the_cluster_may_ever_cost_is_kept_and_named(make_cluster: Callable[..., Cluster]) -> None:
+    """A machine is not begun that could not be paid for while its drain may last."""
+    cluster = make_cluster(budget={"usd_total_max": 0.0001})
+    cluster.up()
+    cluster.start(
+        """
+import shoal
+shoal.init()
+@shoal.remote(num_cpus=2)
+def never():
+    pass
+shoal.get(never.remote())
+"""
+    )
+    blocked = until(lambda: [one for one in unmet(cluster) if one["verdict"] == "blocked"], what="blocked demand")
+    _, shown, _ = cluster.shoal("status", cluster.name)
+
+    assert any(reason["word"] == "budget" for one in blocked for reason in one["reasons"])
+    assert "budget: $0 of $0.0001 are spent" in shown
+    assert not any(event["kind"] == "launch_called" for event in cluster.events())
+
+
 def test_a_limit_is_kept_and_named(make_cluster: Callable[..., Cluster]) -> None:
     cluster = make_cluster(max_workers=1)
     cluster.up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -93,6 +94,58 @@ def test_a_killed_workers_agent_is_replaced_and_its_tasks_run_again(cluster: Clu
 
     assert working.returncode == 0, error[-2000:]
     assert out.strip() == str(list(range(6)))
+
+
+def test_a_killed_agent_of_a_worker_comes_back_and_its_tasks_run_again(cluster: Cluster) -> None:
+    working = cluster.start(SLEEPERS, "6")
+    until(lambda: workers_alive(cluster) >= 1, what="a worker")
+    log = until(lambda: list((discovery.state_dir(cluster.name) / "logs").glob("i-*/guard.jsonl")), what="its log")[0]
+    first = [
+        event["fields"]["pid"] for event in map(json.loads, log.read_text().splitlines()) if "pid" in event["fields"]
+    ]
+    os.kill(first[0], signal.SIGKILL)
+    out, error = working.communicate(timeout=55)
+
+    assert working.returncode == 0, error[-2000:]
+    assert out.strip() == str(list(range(6)))
+    until(lambda: workers_alive(cluster) == 0, what="idle nodes go")
+
+
+def test_a_head_killed_during_a_scale_up_neither_loses_work_nor_doubles_machines(cluster: Cluster) -> None:
+    working = cluster.start(SLEEPERS, "6")
+    until(lambda: any(event["kind"] == "launch_called" for event in cluster.events()), what="a launch")
+    before = cluster.pid_of("head")
+    cluster.kill("head")
+    until(lambda: cluster.pid_of("head") != before, what="the guard starts it again")
+    out, error = working.communicate(timeout=55)
+
+    assert working.returncode == 0, error[-2000:]
+    assert out.strip() == str(list(range(6)))
+    wanted = [event["fields"]["instance"] for event in cluster.events() if event["kind"] == "instance_wanted"]
+    assert len(wanted) == len(set(wanted)) <= 4
+    assert {node["instance_id"] for node in cluster.nodes(is_head_node=False)} == set(wanted)
+
+
+def test_up_after_the_head_machines_guard_was_killed_finds_its_machines_again(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    """The machines outlive the head machine's processes; the next `up` has them back instead of buying others."""
+    cluster = make_cluster(idle_timeout_s="300s")
+    cluster.up()
+    cluster.run(SLEEPERS, "4")
+    kept = {node["instance_id"] for node in cluster.nodes(state="ALIVE", is_head_node=False)}
+    assert kept
+    os.kill(cluster.file().pid, signal.SIGKILL)
+    until(lambda: discovery.find(cluster.name) is None, what="the guard's end")
+    cluster.up()
+
+    def back() -> bool:
+        return {node["instance_id"] for node in cluster.nodes(state="ALIVE", is_head_node=False)} == kept
+
+    until(back, limit_s=60, what="its machines join again")
+    assert cluster.run(SLEEPERS, "2").strip() == "[0, 1]"
+    report = cluster.status()["autoscaler"]
+    assert {one["instance_id"] for one in report["instances"]} == kept
 
 
 def test_the_killed_guard_of_the_head_machine_leaves_what_down_finds(cluster: Cluster) -> None:
