@@ -70,6 +70,8 @@ LOST: Final = 17
 """n, object, node: the receiver's object cannot be read where we said it is; make it again."""
 STOP_STREAM: Final = 18
 """n: nobody wants further items."""
+CANCEL_MADE: Final = 19
+"""object, is_forced, is_recursive: cancel the task that makes the receiver's object, as its owner would."""
 
 SEVERAL: Final = 8
 """A format of RESULT: the results of a task with `num_returns` other than 1."""

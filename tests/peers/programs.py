@@ -716,6 +716,53 @@ def forced_cancel_kills_the_worker() -> Any:
     return kinds(lambda: ray.get(ref, timeout=20))[:1]
 
 
+@program
+def a_borrower_cancels_too() -> Any:
+    @ray.remote(num_cpus=0)
+    def cancel(refs: list[Any]) -> None:
+        ray.cancel(refs[0])
+
+    ref = sleep.remote(4)
+    time.sleep(0.5)
+    ray.get(cancel.remote([ref]))
+    return "TaskCancelledError" in kinds(lambda: ray.get(ref, timeout=30))
+
+
+@program
+def cancelling_spares_children_on_request() -> Any:
+    @ray.remote(num_cpus=0)
+    def parent(keeper: Any) -> Any:
+        child = sleep.options(num_cpus=0).remote(2.0)
+        ray.get(keeper.keep.remote([child]))
+        return ray.get(child)
+
+    @ray.remote(num_cpus=0)
+    class Keeper:
+        def __init__(self) -> None:
+            self.refs: list[Any] = []
+
+        def keep(self, refs: list[Any]) -> None:
+            self.refs = refs
+
+        def kept(self) -> list[Any]:
+            return self.refs
+
+    keepers = [Keeper.remote(), Keeper.remote()]
+    parents = [parent.remote(keeper) for keeper in keepers]
+    children = []
+    for keeper in keepers:
+        while not ray.get(keeper.kept.remote()):
+            time.sleep(0.05)
+        children.append(ray.get(keeper.kept.remote())[0])
+    ray.cancel(parents[0], recursive=False)
+    ray.cancel(parents[1])
+    return [
+        ["TaskCancelledError" in kinds(lambda ref=ref: ray.get(ref, timeout=20)) for ref in parents],
+        kinds(lambda: ray.get(children[0], timeout=20)),
+        "TaskCancelledError" in kinds(lambda: ray.get(children[1], timeout=20)),
+    ]
+
+
 # ------------------------------------------------------------------------------------------------------------ resources
 
 
@@ -841,6 +888,85 @@ def placement_groups() -> Any:
 
 
 @program
+def a_blocked_task_keeps_memory_and_gpus() -> Any:
+    def free() -> Any:
+        found = ray.available_resources()
+        return [found.get("CPU", 0.0), found.get("GPU", 0.0), memory - found["memory"]]
+
+    def settled(wanted: Any) -> Any:
+        for _ in range(200):
+            if free() == wanted:
+                break
+            time.sleep(0.05)
+        return free()
+
+    for _ in range(200):
+        if ray.available_resources().get("CPU", 0.0) == 2.0:
+            break
+        time.sleep(0.05)
+    memory = ray.available_resources()["memory"]
+
+    @ray.remote(num_cpus=2, num_gpus=1, memory=1000)
+    def blocked(refs: list[Any], by_wait: bool) -> Any:
+        return ray.wait(refs)[0] == refs if by_wait else ray.get(refs[0])
+
+    answers = []
+    for by_wait in (False, True):
+        gate = Counter.remote()
+        nap = gate.sleep.remote(3.0)
+        ref = blocked.remote([nap], by_wait)
+        answers.append(settled([2.0, 0.0, 1000.0]))
+        answers.append([ray.get(ref), settled([2.0, 1.0, 0.0])])
+    return answers
+
+
+@program
+def placement_groups_end_with_what_waits_inside() -> Any:
+    from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    @ray.remote(num_cpus=0)
+    def makes() -> Any:
+        group = placement_group([{"thing": 0.1}])
+        ray.get(group.ready())
+        return group
+
+    group = placement_group([{"CPU": 1}])
+    at = PlacementGroupSchedulingStrategy(group)
+    held = Counter.options(scheduling_strategy=at, num_cpus=1).remote()
+    ray.get(held.add.remote())
+    queued = identity.options(scheduling_strategy=at).remote(1)
+    time.sleep(0.5)
+    remove_placement_group(group)
+    answers = [kinds(lambda: ray.get(queued, timeout=20))]
+    of_a_task = ray.get(makes.remote())
+    time.sleep(1.0)
+    answers.append(placement_group_table(of_a_task)["state"])
+    remove_placement_group(of_a_task)
+    return answers
+
+
+@program
+def names_of_tasks_and_variables_in_variables() -> Any:
+    def name() -> Any:
+        return ray.get_runtime_context().get_task_name()
+
+    @ray.remote(num_cpus=0)
+    class Named:
+        def method(self) -> Any:
+            return name()
+
+    task, named = ray.remote(name), Named.remote()
+    variable = ray.remote(lambda: os.environ["MEANING"])
+    given = {"env_vars": {"MEANING": "a:${HOME}:${NOT_THERE}b"}}
+    return [
+        ray.get([task.remote(), task.options(name="other").remote()]),
+        ray.get([named.method.remote(), named.method.options(name="another").remote()]),
+        ray.get(variable.options(runtime_env=given).remote()) == f"a:{os.environ['HOME']}:b",
+    ]
+
+
+@program
 def environments_and_context() -> Any:
     @ray.remote(runtime_env={"env_vars": {"MEANING": "42"}})
     def variable() -> Any:
@@ -860,6 +986,7 @@ def main() -> None:
     ray.init(
         address="local",
         num_cpus=2,
+        num_gpus=1,
         resources={"thing": 1},
         labels={"tier": "gold"},
         include_dashboard=False,

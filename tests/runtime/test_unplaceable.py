@@ -62,6 +62,34 @@ def test_infeasible_work_waits_is_demand_and_is_told_of_once_with_the_reason() -
         shoal.cancel(ref)
         with pytest.raises(exceptions.TaskCancelledError):
             shoal.get(ref, timeout=10)
+    kept.clear()  # the errors' tracebacks keep this frame
+    eventually(lambda: not demand())
+
+
+def test_demand_says_what_actors_need_to_be_placed_not_what_they_hold() -> None:
+    @shoal.remote(num_cpus=2)
+    class Full:
+        def ping(self) -> None:
+            pass
+
+    @shoal.remote
+    class Plain:
+        pass
+
+    full = Full.remote()
+    shoal.get(full.ping.remote(), timeout=10)
+    waiting = [
+        Plain.remote(),
+        Plain.options(memory=1000).remote(),
+        Plain.options(resources={"thing": 1}).remote(),
+        Plain.options(num_cpus=0.5).remote(),
+    ]
+
+    wanted = [{"CPU": 0.5}, {"CPU": 1.0}, {"CPU": 1.0, "memory": 1000.0}, {"CPU": 1.0, "thing": 1.0}]
+    eventually(lambda: sorted((row["amounts"] for row in demand()), key=str) == wanted)
+    del waiting
+    shoal.kill(full)
+    eventually(lambda: not demand())
 
 
 def demand() -> list[dict[str, Any]]:

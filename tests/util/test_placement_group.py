@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 import shoal
-from shoal.exceptions import TaskPlacementGroupRemoved
+from shoal.exceptions import ActorPlacementGroupRemoved, TaskPlacementGroupRemoved
 from shoal.util import placement_group, placement_group_table, remove_placement_group
 from shoal.util.placement_group import PlacementGroup, get_current_placement_group, get_placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from shoal.util.state import list_tasks
+from tests.runtime.conftest import eventually
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -149,3 +152,70 @@ def test_module_and_function_share_their_name_as_in_ray() -> None:
 
     assert isinstance(group, PlacementGroup)
     remove_placement_group(group)
+
+
+@shoal.remote(num_cpus=0)
+class Member:
+    def ping(self) -> str:
+        return "pong"
+
+
+@shoal.remote(max_retries=3)
+def nap(delay_s: float) -> float:
+    time.sleep(delay_s)
+    return delay_s
+
+
+def test_removal_ends_what_is_inside_and_what_comes_with_their_own_errors() -> None:
+    group = placement_group([{"CPU": 1}])
+    at = PlacementGroupSchedulingStrategy(group)
+    inside = nap.options(scheduling_strategy=at)
+    actor = Member.options(scheduling_strategy=at).remote()
+    assert shoal.get([actor.ping.remote(), inside.remote(0.0)], timeout=10) == ["pong", 0.0]
+    running, waiting = inside.remote(60), inside.remote(0.0)
+    eventually(lambda: any(row["name"] == "nap" for row in list_tasks(filters=[("state", "=", "RUNNING")])))
+
+    remove_placement_group(group)
+
+    for ref in (running, waiting):
+        with pytest.raises(TaskPlacementGroupRemoved):
+            shoal.get(ref, timeout=10)
+    with pytest.raises(ActorPlacementGroupRemoved):
+        shoal.get(actor.ping.remote(), timeout=10)
+    for late in (inside, nap.options(scheduling_strategy=at, num_cpus=0.5)):
+        with pytest.raises(TaskPlacementGroupRemoved):
+            shoal.get(late.remote(0.0), timeout=10)
+    with pytest.raises(ActorPlacementGroupRemoved):
+        shoal.get(Member.options(scheduling_strategy=at).remote().ping.remote(), timeout=10)
+
+
+def test_a_borrower_of_a_removed_group_is_told_too() -> None:
+    @shoal.remote(num_cpus=0)
+    def submits(group: PlacementGroup) -> float:
+        at = PlacementGroupSchedulingStrategy(group)
+        return shoal.get(nap.options(scheduling_strategy=at).remote(0.0), timeout=10)
+
+    group = placement_group([{"CPU": 1}])
+    assert shoal.get(submits.remote(group), timeout=10) == 0.0
+    remove_placement_group(group)
+    eventually(lambda: shoal.available_resources().get("CPU") == 4.0)
+
+    with pytest.raises(TaskPlacementGroupRemoved):
+        shoal.get(submits.remote(group), timeout=10)
+
+
+def test_a_group_ends_with_the_actor_that_made_it_unless_it_is_detached() -> None:
+    @shoal.remote(num_cpus=0)
+    class Maker:
+        def make(self, **options: Any) -> PlacementGroup:
+            group = placement_group([{"CPU": 0.1}], **options)
+            shoal.get(group.ready())
+            return group
+
+    maker = Maker.remote()
+    own, detached = shoal.get([maker.make.remote(), maker.make.remote(lifetime="detached")], timeout=10)
+    shoal.kill(maker)
+
+    eventually(lambda: placement_group_table(own)["state"] == "REMOVED")
+    assert placement_group_table(detached)["state"] == "CREATED"
+    remove_placement_group(detached)

@@ -43,12 +43,16 @@ class RuntimeContext:
         return None if self._task is None else (self._task.owner + self._task.n.to_bytes(6, "big")).hex()
 
     def get_task_name(self) -> str | None:
-        """Return the name of the running task."""
-        return None if self._task is None else self._task.name
+        """Return the name of the running task: as its options say, else its function's, or `Class.method`."""
+        if self._task is None:
+            return None
+        name = self._task.name.rpartition("<locals>.")[2]
+        instance = getattr(self._actor, "instance", None)
+        return f"{type(instance).__name__}.{name}" if hasattr(instance, name) else name
 
     def get_task_function_name(self) -> str | None:
-        """Return the name of the running task's function."""
-        return None if self._task is None else self._task.name
+        """Return the name of the running task's function or method, as far as no other name was given."""
+        return self.get_task_name()
 
     def get_actor_id(self) -> str | None:
         """Return the id of the actor that lives here, None outside of one."""

@@ -280,6 +280,7 @@ class Actors:
         self._fading: dict[ActorState, None] = {}
         """Actors with fewer handles here than before, whose calls are not done yet."""
         session.core.on_tick.append(self._tick)
+        session.core.handlers[wire.CANCEL_MADE] = self._on_cancel_made
 
     @property
     def has_own(self) -> bool:
@@ -527,7 +528,10 @@ class Actors:
             recipe = ref._recipe
             if type(recipe) is MethodRecipe and is_forced:
                 raise ValueError("cancel: force=True is not supported for tasks of actors; kill the actor instead")
-            if ref._ready or recipe is None or ref._owner != core.process or type(recipe) is Made:
+            if ref._owner != core.process:
+                self._cancel_elsewhere(ref, is_forced, is_recursive)
+                return
+            if ref._ready or recipe is None or type(recipe) is Made:
                 return
             ref._tries = 0
             if type(recipe) is MethodRecipe:
@@ -555,6 +559,24 @@ class Actors:
             if link is not None:
                 link.out.append((wire.CANCEL, ref._n, is_forced, is_recursive))
                 link.flush()
+
+    def _cancel_elsewhere(self, ref: ObjectRef[Any], is_forced: bool, is_recursive: bool) -> None:
+        """Have the owner of a borrowed ref cancel its task; a dead owner's tasks have ended with it."""
+
+        def connected(link: Link | None) -> None:
+            if link is not None:
+                link.out.append((wire.CANCEL_MADE, ref._n, is_forced, is_recursive))
+                self._core.touch(link)
+
+        self._core.with_peer(ref._message, connected)
+
+    def _on_cancel_made(self, link: Link, message: list[Any]) -> None:
+        """A borrower cancels one of our tasks. `force` on an actor's task is nothing that the borrower could know."""
+        _, n, is_forced, is_recursive = message
+        ref = self._core.escaped.refs.get(n)
+        if ref is not None:
+            is_call = type(ref._recipe) is MethodRecipe
+            self.cancel(ref, is_forced=is_forced and not is_call, is_recursive=is_recursive)
 
     def settle_cancelled(self, ref: ObjectRef[Any]) -> None:
         """Make `TaskCancelledError` the result."""

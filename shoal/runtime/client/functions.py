@@ -112,6 +112,11 @@ class Functions:
         returns = rules.returns_of(options, is_generator)
         digest, blob = self.blob_of(function)
         work = session.owner.work_class(session.class_spec(options, name))
+        if (group := work.spec.get("group")) and not work.ended:
+            from shoal.runtime.client.groups import groups_of
+
+            if why := groups_of(session).why_removed(group[0]):
+                work.ended = f"group removed: {why}"
         extra: dict[str, Any] = {}
         if returns != 1:
             extra["returns"] = returns

@@ -152,6 +152,14 @@ class Groups:
                     resume()
         return self._state(group_id) == "CREATED"
 
+    def why_removed(self, group_id: str) -> str:
+        """Return why a group is gone, empty if it is not; follows it from now on."""
+        try:
+            self._follow(group_id)
+        except ValueError as error:
+            return str(error)
+        return "" if group_id in self._rows else "it was removed"
+
     def _follow(self, group_id: str) -> None:
         if group_id not in self._rows:
             self.row(group_id)
@@ -170,6 +178,10 @@ class Groups:
         self._settle(group_id)
         if row["state"] == "REMOVED":
             del self._rows[group_id]
+            owner = self._here().owner
+            for work in owner.by_key.values():
+                if work.spec.get("group", ("",))[0] == group_id:
+                    owner.end_class(work, f"group removed: {row.get('why') or 'removed'}")
 
     def _state(self, group_id: str) -> str:
         row = self._rows.get(group_id)

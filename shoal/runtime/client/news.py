@@ -19,7 +19,6 @@ from shoal.runtime.decide.repeats import Repeats
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
-    from shoal.runtime.client.owner import WorkClass
     from shoal.runtime.client.session import Session
 
 LAST_PRINTS_S = 0.5
@@ -75,7 +74,7 @@ class News:
         if work is None:
             return
         if is_final:
-            self._fail(work, why)
+            self._session.owner.end_class(work, why)
         else:
             self._warn(why)
 
@@ -83,18 +82,7 @@ class News:
         """The head says that a class of ours can never be placed."""
         for work in self._session.owner.by_key.values():
             if work.spec["class_key"] == value["key"]:
-                self._fail(work, f"never: {value['why']}")
-
-    def _fail(self, work: WorkClass, why: str) -> None:
-        import pickle
-
-        from shoal.runtime.client.results import death_of_task, fault_of
-
-        while work.queue:
-            ref = work.queue.popleft()
-            error = pickle.dumps(death_of_task(ref, fault_of(why), why))
-            self._session.results.settle(ref, wire.ERROR, error, (self._session.core.process, ref._n))
-        self._session.owner.tell_need(work)
+                self._session.owner.end_class(work, f"never: {value['why']}")
 
     # ---------------------------------------------------------------------------------------------- prints
 

@@ -87,6 +87,7 @@ class WorkClass:
 
     __slots__ = (
         "duration_us",
+        "ended",
         "is_known",
         "is_single_use",
         "key",
@@ -110,6 +111,8 @@ class WorkClass:
         self.leases: list[Lease] = []
         self.seen = self.seen_anywhere = 0
         """Grants that we have absorbed, ever: of the home agent, which counts its own, and of all, for the head."""
+        self.ended = ""
+        """Why nothing of the class can ever run (its group was removed, its node is dead), as an agent says it."""
         self.told = self.told_seen = 0
         self.told_at = 0.0
         self.is_known = False
@@ -205,8 +208,21 @@ class Owner:
                 else:
                     self.core.touch(link)
                 return
+        if work.ended:
+            self.fail(ref, work.ended, False)
+            return
         work.queue.append(ref)
         if len(work.queue) == 1 or not work.told:
+            self.tell_need(work)
+
+    def end_class(self, work: WorkClass, why: str) -> None:
+        """Nothing of the class can ever run: fail what waits and what comes. With the core's lock held."""
+        work.ended = why
+        waiting = tuple(work.queue)
+        work.queue.clear()
+        for ref in waiting:
+            self.fail(ref, why, False)
+        if waiting:
             self.tell_need(work)
 
     def resubmit(self, ref: ObjectRef[Any]) -> None:
@@ -381,6 +397,8 @@ class Owner:
         if ref._n in self.cancelled:
             self.fail(ref, "cancelled", False)
             self.cancelled.discard(ref._n)
+        elif ref._recipe.work.ended:
+            self.fail(ref, ref._recipe.work.ended, False)
         else:
             ref._recipe.work.queue.appendleft(ref)
 

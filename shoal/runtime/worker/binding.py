@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +62,7 @@ class Binding:
                 pass  # another host: the folder is not there
         if own.get("working_dir"):
             sys.path.insert(0, own["working_dir"])
-        os.environ.update(own.get("env_vars", {}))
+        set_variables(own.get("env_vars", {}))
 
     def build(self, message: list[Any]) -> Any:
         """Construct the actor that lives here from now on."""
@@ -68,6 +70,15 @@ class Binding:
 
         _, actor_id, generation, spec, options = message
         return build(self._executor, actor_id, generation, spec, options)
+
+
+def set_variables(given: Mapping[str, str]) -> None:
+    """Set environment variables; `${NAME}` in a value stands for what NAME is here, nothing if it is not set."""
+    for name, value in given.items():
+        os.environ[name] = _NAMED.sub(lambda found: os.environ.get(found[1], ""), value)
+
+
+_NAMED = re.compile(r"\$\{(\w+)\}")
 
 
 def environment_or_none(given: dict[str, Any]) -> Any:
