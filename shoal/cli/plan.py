@@ -41,7 +41,9 @@ def plan(
     catalogue = Catalogue()
     if offers is not None:
         kinds = {use.name: use.kind for use in cluster.providers}
-        stall = what_if.suited(policy, kinds, read_offers(offers), catalogue)
+        listed = read_offers(offers)
+        policy = what_if.at_listed_prices(policy, listed)
+        stall = what_if.suited(policy, kinds, listed, catalogue)
     else:
         stall = market(policy, cluster.providers, catalogue, beside=config.parent)
     if demand is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from shoal.foundation.eventlog import Kind
 from shoal.model.instance import State
 from shoal.model.offer import MICRO
+from shoal.model.policy import Deadlines
 from shoal.testing.world import World
 
 Invariant = Callable[[World], Iterator[str]]
@@ -72,6 +73,36 @@ def every_demand_served(world: World) -> Iterator[str]:
         yield f"{head.waiting} units wait and {len(head.running)} run"
     if head.finished != head.submitted:
         yield f"{head.submitted} units were submitted, {head.finished} are finished"
+
+
+def no_wait_without_end(world: World, slack_s: float) -> Iterator[str]:
+    """Nothing waits for a call or a boot for longer than its deadline, and `slack_s` to see to it."""
+    if world.ledger is None:
+        return
+    for row in world.ledger.instances.values():
+        kind = world.policy.node_type(row.node_type)
+        deadlines = kind.deadlines if kind is not None else Deadlines()
+        most_s = {State.REQUESTED: deadlines.requested_s, State.BOOTING: deadlines.booting_s}.get(row.state)
+        for_s = world.clock.monotonic_s() - row.since_s
+        if most_s is not None and for_s > most_s + slack_s:
+            yield f"no_wait_without_end: {row.instance_id} has been {row.state} for {for_s:.0f} s of {most_s:.0f} s"
+
+
+def nothing_in_contact_is_lost(world: World) -> Iterator[str]:
+    """An instance whose agent talks to the head is not lost. Holds some seconds after the agent has come back."""
+    for row in world.ledger.instances.values() if world.ledger is not None else ():
+        node = world.head.nodes.get(row.instance_id)
+        if row.state is State.LOST and node is not None and node.contact_lost_s is None and not node.is_missing:
+            yield f"nothing_in_contact_is_lost: {row.instance_id} is lost, and its agent is there"
+
+
+def nothing_closed_exists(world: World) -> Iterator[str]:
+    """A row is closed only when its machine has ended. Holds where no ledger was lost and nothing is concealed."""
+    if world.ledger is None or world.is_ledger_lost or world.is_concealed:
+        return
+    for machine in world.machines():
+        if machine.instance_id in world.ledger.closed:
+            yield f"nothing_closed_exists: {machine.instance_id} is gone in the ledger, {machine.name} is not"
 
 
 def ledger_is_settled(world: World) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from shoal.autoscaler.act.loop import Improve
-from shoal.autoscaler.act.what_if import suited
+from shoal.autoscaler.act.what_if import at_listed_prices, suited
 from shoal.config.load import Loaded
 from shoal.model.offer import Offer
 from shoal.providers.prices.catalogue import Catalogue
@@ -44,10 +44,11 @@ def setting(
     Raises:
         BadInput: nothing is sold that the file's node types could use, or a section is wrong.
     """
-    catalogue = Catalogue()
+    catalogue, chosen = Catalogue(), loaded.policy
     if listed is not None:
         kinds = {use.name: use.kind for use in loaded.providers}
-        stall = suited(loaded.policy, kinds, listed, catalogue)
+        chosen = at_listed_prices(loaded.policy, listed)
+        stall = suited(chosen, kinds, listed, catalogue)
     else:
         stall = market(loaded.policy, loaded.providers, catalogue, beside=loaded.path.parent)
     # Thinking takes no virtual time, so it is counted, not timed: the same seed then tells the same story.
@@ -56,7 +57,7 @@ def setting(
     boot_s, spread = float(said.get("boot_s", BOOT_S)), float(said.get("boot_spread", BOOT_SPREAD))
     return Made(
         setting=Setting(
-            policy=msgspec.structs.replace(loaded.policy, thinking=thinking),
+            policy=msgspec.structs.replace(chosen, thinking=thinking),
             offers=stall.offers,
             seed=seed,
             faults=_faults(said.get("faults") or {}),

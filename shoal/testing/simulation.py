@@ -258,9 +258,16 @@ class _Running:
             for offer in self._setting.offers
             if offer.key.provider == name
         }
+        cloud.on_created = self._created
         cloud.on_running = self._runs
         cloud.on_ended = self._ends
         return cloud
+
+    def _created(self, machine: SimMachine) -> None:
+        """Bill what the cluster file says, where it says a price: the planner counts with it too."""
+        kind = self._kinds.get(machine.request.node_type)
+        if kind is not None and kind.price_usd_per_h is not None:
+            machine.price_usd_per_h = kind.price_usd_per_h
 
     def _runs(self, machine: SimMachine) -> None:
         if machine.request.cluster_uid == self.uid:

@@ -25,6 +25,10 @@ STORM_S = 900.0
 LULL_EVERY_S, LULL_S = 300.0, 120.0
 SERVED_WITHIN_S = 3 * 3600.0
 EMPTY_WITHIN_S = 2 * 3600.0
+EVER_S = STORM_S + 2 * (SERVED_WITHIN_S + EMPTY_WITHIN_S)
+BOOTED_WITHIN_S = 60
+BOOT_S = 100.0
+"""How long a boot may take."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -45,7 +49,7 @@ def storm(seed: int, *, bug: str = "", story: bool = False) -> Outcome:
 
 def policy_of(chance: Chance) -> Policy:
     """Return a seed's policy: limits, budget and patience differ."""
-    deadlines = Deadlines(requested_s=60.0, booting_s=100.0, draining_s=120.0, lost_s=100.0)
+    deadlines = Deadlines(requested_s=60.0, booting_s=BOOT_S, draining_s=120.0, lost_s=100.0)
     most = chance.choice((8, 10, 14))
     types = tuple(
         NodeType(
@@ -119,6 +123,8 @@ async def _storm(seed: int, with_story: bool) -> Outcome:
         if not wrong:
             await _settle(world)
             wrong = invariants.once_calm(world)
+        if not wrong:
+            wrong = await _encore(world)
     except sim_time.Deadlock as error:
         wrong.append(f"deadlock: {error}")
     except mutations.CALLER_ERRORS as error:
@@ -171,6 +177,58 @@ async def _last_gust(world: World) -> None:
     for name in sorted(world.head.nodes):
         world.cut(name, 60.0)
     await world.run_for(1.0)
+
+
+async def _encore(world: World) -> list[str]:
+    """Play what every seed shall see, one thing at a time, in a world where nothing else goes wrong.
+
+    A boot without end while listings are short, work that must be bought for once only, a node that is cut off and
+    comes back, one that ends while it works, demand beyond the budget, and leases granted just before each drain;
+    then everything is served and gone.
+    """
+    wrong: list[str] = []
+    world.cloud.boot_s = (25.0, 45.0)
+    world.cloud.faults = msgspec.structs.replace(CALM, never_join=1.0)
+    world.submit({"cpu": 2}, 1, 20.0)
+    await world.run_for(30.0)
+    world.cloud.faults = msgspec.structs.replace(CALM, short_list=1.0)
+    world.provider.short_share = 0.0
+    for _ in range(int(BOOT_S) + 30):
+        await world.run_for(1.0)
+        wrong += [one for one in invariants.nothing_closed_exists(world) if one not in wrong]
+    world.cloud.faults = CALM
+    await world.run_for(30.0)
+    wrong += invariants.no_wait_without_end(world, slack_s=30.0)
+    await _settle(world)
+
+    world.submit({"cpu": 2}, 2, 150.0)
+    most = 0
+    for _ in range(BOOTED_WITHIN_S):
+        await world.run_for(1.0)
+        most = max(most, len(world.machines()))
+        if world.head.running or most > 2:
+            break
+    if most > 2:
+        wrong.append(f"{most} machines were bought for two tasks")
+    for name in sorted(world.head.nodes)[:1]:
+        world.cut(name, 60.0)
+    await world.run_for(90.0)
+    wrong += invariants.nothing_in_contact_is_lost(world)
+    await world.run_for(110.0)
+    world.submit({"cpu": 2}, 2, 60.0)
+    await world.run_for(BOOTED_WITHIN_S)
+    for machine in [one for one in world.machines() if one.is_running][:1]:
+        world.cloud.vanish(machine.name)
+    for _ in range(2):
+        world.submit({"cpu": 10}, 5, 60.0)
+        await world.run_for(5.0)
+    while not world.head.is_idle and world.clock.monotonic_s() < EVER_S:
+        await world.run_for(10.0)
+    world.head.late_grants = 1.0
+    await world.run_for(60.0)
+    world.head.late_grants = 0.0
+    await _settle(world)
+    return wrong + invariants.once_calm(world)
 
 
 async def _settle(world: World) -> None:

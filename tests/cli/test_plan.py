@@ -157,6 +157,27 @@ def test_an_offer_file_is_all_that_is_sold(run: Run, files: tuple[Path, Path], t
     assert said["usd_per_h"] == pytest.approx(0.3)
 
 
+def test_an_offer_files_prices_hold_over_those_of_the_cluster_file(
+    run: Run, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    cluster = tmp_path / "priced.yaml"
+    cluster.write_text(
+        "cluster_name: priced\nprovider: {type: sim}\nhead_node_type: head\navailable_node_types:\n"
+        "  head: {resources: {CPU: 1}, max_workers: 0}\n"
+        "  any: {resources: {CPU: 4, memory: 16 GiB}, price_usd_per_h: 0.9, max_workers: 5}\n"
+    )
+    files[1].write_text("cpu,memory_gib,count\n2,4,4\n")
+    offers = tmp_path / "offers.csv"
+    offers.write_text("provider,type,cpu,memory_gib,usd_per_h\nsim,a,4,16,0.2\n")
+
+    with_file = _plan(run, (cluster, files[1]), "--offers", offers)[1]
+    offers.write_text("provider,type,cpu,memory_gib,usd_per_h\nsim,a,4,16,\n")
+    unknown = _plan(run, (cluster, files[1]), "--offers", offers)[1]
+
+    assert with_file["usd_per_h"] == pytest.approx(0.4)
+    assert unknown["usd_per_h"] == pytest.approx(1.8), "where the file knows none, the cluster file's counts"
+
+
 def test_a_simulated_provider_sells_every_row_and_names_it_as_written(
     run: Run, files: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -70,6 +70,29 @@ def test_a_day_of_one_task_costs_what_its_machine_costs(day: Play) -> None:
     assert 30 <= said["waiting_s"]["p50"] < 45, "the boot and a moment to join"
 
 
+def test_a_price_of_the_cluster_file_is_billed(day: Play) -> None:
+    """Both where the tables know another price and where nobody but the file knows one."""
+    trace = "submit_s,duration_s,cpu\n0,3600,2\n"
+    of_type = CLUSTER.replace("m5.xlarge]", "m5.xlarge], price_usd_per_h: 0.5")
+    own = CLUSTER.replace(", catalogue: aws", "").replace("machine_types: [m5.large, m5.xlarge]", "PRICED")
+
+    for cluster in (of_type, own.replace("PRICED", "resources: {CPU: 2}, price_usd_per_h: 0.5")):
+        code, said = day(trace, cluster=cluster)
+        assert code == 0
+        assert said["usd"] == pytest.approx(said["machines"]["by_type"][0]["hours"] * 0.5, rel=1e-6)
+
+
+def test_an_offer_files_price_is_billed_instead(day: Play, tmp_path: Path) -> None:
+    offers = tmp_path / "offers.csv"
+    offers.write_text("provider,type,cpu,memory_gib,usd_per_h\nsim,m5.large,2,8,0.25\n")
+    cluster = CLUSTER.replace("m5.xlarge]", "m5.xlarge], price_usd_per_h: 0.5")
+
+    code, said = day("submit_s,duration_s,cpu\n0,3600,2\n", "--offers", offers, cluster=cluster)
+
+    assert code == 0
+    assert said["usd"] == pytest.approx(said["machines"]["by_type"][0]["hours"] * 0.25, rel=1e-6)
+
+
 def test_the_same_seed_tells_the_same_day_and_another_seed_another(day: Play) -> None:
     trace = "submit_s,duration_s,cpu,count\n0,300,1,30\n600,60,2,8\n"
     told = []

@@ -30,3 +30,17 @@ def test_a_seed_tells_the_same_story_twice() -> None:
 def test_a_planted_bug_is_found(bug: str) -> None:
     """The storm itself is tested: it must fail where the code is wrong. `--bugs` runs the whole list."""
     assert any(storm(seed, bug=bug).wrong for seed in range(3))
+
+
+@pytest.mark.parametrize(
+    ("bug", "seed"),
+    [
+        ("busy_counts_as_empty", 12),
+        ("boot_has_no_deadline", 19),
+        ("what_is_asked_for_is_not_counted", 7),
+        ("short_listing_counts_as_complete", 14),
+        ("lost_never_returns", 5),
+    ],
+)
+def test_what_the_wild_part_of_a_seed_misses_its_encore_finds(bug: str, seed: int) -> None:
+    assert storm(seed, bug=bug).wrong

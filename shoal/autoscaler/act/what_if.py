@@ -82,6 +82,14 @@ def suited(policy: Policy, kinds: Mapping[str, str], offers: Iterable[Offer], ca
     return Stall(offers=tuple(found), written=written)
 
 
+def at_listed_prices(policy: Policy, offers: Iterable[Offer]) -> Policy:
+    """Return the policy without prices of its own where an offer file names every price: the file's hold."""
+    if any(offer.price_usd_per_h is None for offer in offers):
+        return policy
+    kinds = tuple(msgspec.structs.replace(kind, price_usd_per_h=None) for kind in policy.node_types)
+    return msgspec.structs.replace(policy, node_types=kinds)
+
+
 def _at_home(key: OfferKey, policy: Policy) -> OfferKey:
     """Return the key moved into the simulated provider's region, where its node types look only there.
 

@@ -27,9 +27,6 @@ from shoal.providers.protocol import Ticket, Traits
 from shoal.providers.sim.cloud import SimCloud, SimRequest
 from shoal.providers.sim.faults import Faults, SimOffer, default_offers
 
-_SHORT_SHARE = 0.3
-"""The share of the machines that a short listing shows."""
-
 
 class SimProvider:
     """A `Provider` over a `SimCloud`, for one cluster."""
@@ -46,6 +43,8 @@ class SimProvider:
         """Answer each call after a time between the two of `delay_s`."""
         self.cloud, self._clock, self._chance, self._uid, self._delay_s = cloud, clock, chance, cluster_uid, delay_s
         self.traits: Traits = cloud.traits
+        self.short_share = 0.3
+        """How much of what exists a short listing shows."""
         self.calls: dict[str, int] = {"offers": 0, "machines": 0, "launch": 0, "release": 0}
 
     async def offers(self) -> Market:
@@ -69,7 +68,7 @@ class SimProvider:
         machines, debris, refusals = self.cloud.shown(self._uid)
         is_complete = self._chance.random() >= faults.short_list
         if not is_complete:
-            machines = tuple(one for one in machines if self._chance.random() < _SHORT_SHARE)
+            machines = tuple(one for one in machines if self._chance.random() < self.short_share)
         await self._delay()
         return Listing(
             machines=machines,
