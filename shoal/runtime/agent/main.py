@@ -612,8 +612,6 @@ class Agent:
             self.peers = {**self.peers, **message.value.get("peers", {})}
             for node_id in message.value.get("left", ()):
                 self._node_left(node_id)
-        elif message.what == "node-died" and isinstance(message.value, dict):
-            self._node_left(message.value["node_id"])
         if message.process:
             client = self._clients.get(message.process)
             if client is not None:
@@ -622,6 +620,9 @@ class Agent:
         for client in self._clients.values():
             if client.kind != "owner":
                 client.tell(wire.TELL, message.what, message.value)
+        if message.what == "node-died" and isinstance(message.value, dict):
+            # Only then what follows from it, such as that values there are lost: who hears that knows why.
+            self._node_left(message.value["node_id"])
 
     def _node_left(self, node_id: str) -> None:
         """The head's verdict about a node is one about every process of it."""

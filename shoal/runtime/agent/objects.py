@@ -82,6 +82,8 @@ class Objects:
         self._readers: set[asyncio.Task[None]] = set()
         self._sources: dict[str, set[str]] = {}
         """Transfer addresses that objects were to be fetched from, by node, for when the node is declared dead."""
+        self._paused: dict[str, list[Callable[[], None]]] = {}
+        """Fetches from nodes out of reach, until their next attempt, by node."""
         self._owners_asked_s = 0.0
 
     # ---------------------------------------------------------------------------------------------- life
@@ -205,6 +207,8 @@ class Objects:
         """A node is dead by verdict: nothing comes from there, and its processes need nothing any more."""
         if self._puller is not None:
             self._puller.give_up(self._sources.pop(node_id, ()), "its node died")
+        for again in self._paused.pop(node_id, ()):
+            again()
         self._drop_owned(lambda owner: owner[:NODE_ID_BYTES].hex() == node_id)
 
     def _drop_owned(self, is_dead: Callable[[bytes], bool]) -> None:
@@ -327,7 +331,8 @@ class Objects:
             if error is None:
                 pin()
             elif isinstance(error, TransferError) and not error.is_verdict and not self._agent.is_node_dead(node_id):
-                asyncio.get_running_loop().call_later(PULL_PAUSE_S, again)
+                self._paused.setdefault(node_id, []).append(again)
+                asyncio.get_running_loop().call_later(PULL_PAUSE_S, self._go_on, node_id, again)
             else:
                 self._fail(client, n, error)
 
@@ -339,6 +344,14 @@ class Objects:
             self._fail(client, n, TransferError(f"object {object_id.hex()}: its node died", is_verdict=True))
         else:
             self._puller.pull(object_id, sources, pulled, size=None)
+
+    def _go_on(self, node_id: str, again: Callable[[], None]) -> None:
+        paused = self._paused.get(node_id, [])
+        if again in paused:  # else the node's verdict was quicker
+            paused.remove(again)
+            if not paused:
+                del self._paused[node_id]
+            again()
 
     def _unpin(self, client: Client, n: int, args: Any) -> None:
         assert self.store is not None and self._parcels is not None

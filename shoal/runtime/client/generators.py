@@ -27,16 +27,34 @@ dropped_streams: collections.deque[int] = collections.deque()
 class Stream:
     """The state of one stream in the caller's process."""
 
-    __slots__ = ("backpressure", "consumed", "items", "link", "received", "source", "waiters", "waits_told")
+    __slots__ = (
+        "backpressure",
+        "consumed",
+        "is_unwanted",
+        "items",
+        "link",
+        "missing",
+        "received",
+        "repeated",
+        "source",
+        "task",
+        "waiters",
+        "waits_told",
+    )
 
-    def __init__(self, backpressure: int) -> None:
-        self.backpressure = backpressure
+    def __init__(self, task: ObjectRef[Any], backpressure: int) -> None:
+        self.task, self.backpressure = task, backpressure
         self.items: collections.deque[ObjectRef[Any]] = collections.deque()
         self.received = self.consumed = 0
         self.waits_told = 0
         self.link: Link | None = None
         self.source: Source | None = None
         """What makes its stored items again."""
+        self.repeated = 0
+        """How many items the present run of the task has brought, those included that were here already."""
+        self.missing: dict[int, ObjectRef[Any]] = {}
+        """Lost items, by index, that a run which begins anew is going to bring again."""
+        self.is_unwanted = False
         self.waiters: list[Any] = []
 
 
@@ -141,7 +159,7 @@ class Streams:
 
     def open(self, ref: ObjectRef[Any], recipe: Any) -> ObjectRefGenerator[Any]:
         """Return the generator of a streaming task that is about to be submitted. With the core's lock held."""
-        stream = Stream((recipe.options or {}).get("backpressure", -1))
+        stream = Stream(ref, (recipe.options or {}).get("backpressure", -1))
         self._open[ref._n] = stream
         when_ready(ref, lambda: self._ended(stream))
         return ObjectRefGenerator(self, ref, stream)
@@ -158,9 +176,19 @@ class Streams:
                 link.out.append((wire.STOP_STREAM, n))
                 self._core.touch(link)
             return
-        stream.link = link
+        stream.link, stream.repeated = link, index + 1
         if index != stream.received:
-            replays.let_go(format, data, token)  # a retry yields again what is here already
+            if index == 0 and stream.source is not None:
+                # Lost ones that nobody has missed so far come again in passing, too.
+                stream.missing = {**self._session.stored.lost_items(stream.source), **stream.missing}
+            lost = stream.missing.pop(index, None)
+            if lost is not None:
+                lost._hold = None
+                replays.keep(lost, format, data, token, Made(stream.source, index) if stream.source else None)
+                if stream.is_unwanted and not stream.missing:
+                    self.stop(n)
+            else:
+                replays.let_go(format, data, token)  # a retry yields again what is here already
             if index == 0:
                 self._tell_consumed(n, stream)  # and must not wait for anybody to take that
             return
@@ -178,7 +206,29 @@ class Streams:
         self._rouse(stream)
 
     def _ended(self, stream: Stream) -> None:
+        missing, stream.missing = stream.missing, {}
+        for ref in missing.values():
+            if not ref._ready:
+                self._session.replays.never_came(ref, stream.task, stream.task._recipe.name)
         self._rouse(stream)
+
+    def brings_again(self, ref: ObjectRef[Any]) -> bool:
+        """Say whether a lost item comes again by itself, for its stream's own task begins anew. With the lock held.
+
+        Another run only for its sake could wait for ever: for what the stream's task holds while its reader is here.
+        """
+        made: Made = ref._recipe
+        stream = self._open.get(made.source.n)
+        if stream is None or stream.source is not made.source or stream.task._ready:
+            return False
+        is_under_way = stream.link is not None and not stream.link.is_closed
+        if is_under_way and stream.repeated > made.index:
+            return False  # the present run has passed it
+        stream.missing[made.index] = ref
+        hold, ref._hold = ref._hold, None
+        del hold
+        ref._ready, ref._data = False, None
+        return True
 
     def _rouse(self, stream: Stream) -> None:
         waiters, stream.waiters = stream.waiters, []
@@ -244,7 +294,11 @@ class Streams:
     def stop(self, n: int) -> None:
         """Nobody wants further items of a stream."""
         with self._core.lock:
-            stream = self._open.pop(n, None)
+            stream = self._open.get(n)
+            if stream is not None and stream.missing:
+                stream.is_unwanted = True  # as soon as the lost ones are here
+                return
+            self._open.pop(n, None)
             if stream is not None and stream.link is not None and not stream.link.is_closed:
                 stream.link.out.append((wire.STOP_STREAM, n))
                 self._core.touch(stream.link)

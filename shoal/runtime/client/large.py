@@ -197,7 +197,10 @@ class Stored:
             try:
                 return self.read_place(data, hold, end_s)
             except (ObjectLostError, FileNotFoundError) as error:
-                if attempt == REBUILDS_MAX or not self.rebuild(ref):
+                with self._core.lock:
+                    is_elsewhere = ref._ready and ref._data is not data  # it has moved, or been made again, meanwhile
+                    is_lost = not is_elsewhere and (attempt == REBUILDS_MAX or not self.rebuild(ref))
+                if is_lost:
                     raise self._loss_of(ref) from error
             self._session.values._await([ref], None if end_s is None else max(0.0, end_s - monotonic()))
         raise AssertionError("unreachable")
@@ -333,6 +336,15 @@ class Stored:
         self._dead_nodes[node_id] = None
         while len(self._dead_nodes) > DEAD_NODES_MAX:
             del self._dead_nodes[next(iter(self._dead_nodes))]
+
+    def lost_items(self, source: Source) -> dict[int, ObjectRef[Any]]:
+        """Return what dead nodes took along of a task's several values, by index. With the core's lock held."""
+        stored = [ref for ref in self._core.escaped.refs.values() if ref._ready and ref._format == wire.STORED]
+        return {
+            ref._recipe.index: ref
+            for ref in stored
+            if type(ref._recipe) is Made and ref._recipe.source is source and ref._data[0][1] in self._dead_nodes
+        }
 
     def make_again(self, refs: Sequence[ObjectRef[Any]]) -> None:
         """Have what a dead node took along made again all at once, before it is read one by one.

@@ -48,6 +48,8 @@ class Replays:
         """Have the task of a lost value run again; False if it may not. With the core's lock held."""
         made: Made = ref._recipe
         source = made.source
+        if self._session.streams.brings_again(ref):
+            return True
         for replay in self._running.values():
             if replay.source is source and replay.next_index <= made.index:
                 self._want(replay, made.index, ref)
@@ -132,10 +134,14 @@ class Replays:
         for ref in wanted.values():
             if ref._ready:
                 continue  # it was not missed yet
-            if replay.task._format == wire.ERROR:
-                settle(ref, wire.ERROR, replay.task._data)
-            else:
-                from shoal.exceptions import ObjectReconstructionFailedError
+            self.never_came(ref, replay.task, replay.source.recipe.name)
 
-                why = f"`{replay.source.recipe.name}` yielded fewer items when it ran again"
-                settle(ref, wire.ERROR, pickle.dumps(ObjectReconstructionFailedError(ref.hex(), None, why)))
+    def never_came(self, ref: ObjectRef[Any], task: ObjectRef[Any], name: str) -> None:
+        """Fail a value that the task, which has ended, did not make again. With the core's lock held."""
+        if task._format == wire.ERROR:
+            settle(ref, wire.ERROR, task._data)
+        else:
+            from shoal.exceptions import ObjectReconstructionFailedError
+
+            why = f"`{name}` yielded fewer items when it ran again"
+            settle(ref, wire.ERROR, pickle.dumps(ObjectReconstructionFailedError(ref.hex(), None, why)))
