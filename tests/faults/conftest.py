@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,8 +75,18 @@ class ByHand:
 
 def said(driver: subprocess.Popen[str]) -> list[str]:
     """Return the lines that a driver still prints until its good end."""
-    out, error = driver.communicate(timeout=60)
-    assert driver.returncode == 0, error[-3000:]
+    assert driver.stdout is not None
+    assert driver.stderr is not None
+    limit = threading.Timer(60, driver.kill)
+    limit.start()
+    errors: list[str] = []
+    reading = threading.Thread(target=lambda: errors.append(driver.stderr.read()))  # type: ignore[union-attr]
+    reading.start()
+    out = driver.stdout.read()  # whoever read the first line may hold more than that; `communicate` would lose it
+    reading.join()
+    driver.wait()
+    limit.cancel()
+    assert driver.returncode == 0, errors[0][-3000:]
     return out.splitlines()
 
 
