@@ -547,7 +547,7 @@ class Agent:
 
     def on_joined(self, message: told.Joined) -> None:
         """We are in."""
-        gone = self.peers.keys() - message.peers.keys()
+        gone = self.peers.keys() - message.peers.keys() - {self.node_id}  # the head's news name us, too
         self.peers = dict(message.peers)
         for node_id in gone:
             # The head's word about it was lost while we were out of touch; our processes may wait for that node.
