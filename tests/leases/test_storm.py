@@ -79,10 +79,13 @@ def test_after_any_storm_every_task_has_ended_and_nothing_is_held(
     sim_time.run(main())
 
 
+@pytest.mark.parametrize("faults", [Faults(), Faults(head_away=0.3, agent_away=0.5)], ids=["calm", "no-head"])
 @pytest.mark.parametrize("seed", range(4))
-def test_without_faults_every_task_runs_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_death_every_task_runs_once(seed: int, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head that is away, or out of an agent's reach, costs nothing of what runs."""
+
     async def main() -> None:
-        world = World(seed, Faults(), monkeypatch)
+        world = World(seed, faults, monkeypatch)
         await storm(world, 10)
         check_rest(world, is_calm=True)
         for driver in world.drivers:
