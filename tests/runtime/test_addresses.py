@@ -84,6 +84,8 @@ def test_init_finds_the_one_cluster_unless_told_otherwise(tmp_path: Path, monkey
         assert node_after_init() == first
         assert node_after_init("auto") == first
         assert node_after_init("local") != first
+        with pytest.raises(ValueError, match="labels: the cluster that is there has its own"):
+            shoal.init("first", labels={"a": "b"})
 
         second = clusters.enter_context(cluster("second", tmp_path))
         for address in (None, "auto"):

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from shoal.foundation.amounts import amount_of
 from shoal.runtime.client import driver as drivers
+from shoal.runtime.client import init_rules
 from shoal.runtime.client.actors import ActorClass, ActorHandle, method
 from shoal.runtime.client.core import here, settle_here
 from shoal.runtime.client.functions import RemoteFunction
@@ -54,7 +54,8 @@ def init(
     Raises:
         NoCluster (a ConnectionError): there is none where one was asked for, or several.
         RuntimeError: this process is connected already.
-        ValueError: resources were given, but the cluster has its own.
+        ValueError: resources or labels were given, but the cluster has its own.
+        TypeError, ValueError: an argument is of the wrong type, out of range, or not supported.
     """
     global _session, _embedded
     with _lock:
@@ -64,27 +65,24 @@ def init(
             raise RuntimeError(
                 "init: this process is connected already; call shutdown() first, or pass ignore_reinit_error=True"
             )
-        _check_ignored(others)
-        found = drivers.locate(address)
+        given = {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "memory": memory,
+            "resources": resources,
+            "labels": labels,
+            "object_store_memory": object_store_memory,
+        }
+        init_rules.check({**given, "address": address, "namespace": namespace}, others)
         info = drivers.driver_info(namespace, runtime_env)
-        given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources}
-        if found is not None and any(value is not None for value in given.values()):
+        found = drivers.locate(address)
+        if found is not None and (wrong := [name for name, value in given.items() if value is not None]):
             raise ValueError(
-                "init: num_cpus, num_gpus and resources are those of the cluster that is there; they can be given only "
+                f"init: {', '.join(wrong)}: the cluster that is there has its own; they can be given only "
                 'for a new one (address="local")'
             )
         if found is None:
-            for name, quantity in {"num_cpus": num_cpus, "num_gpus": num_gpus, **(resources or {})}.items():
-                if quantity is not None:
-                    amount_of(quantity, name)  # told here, where the user can see it
-            _embedded = drivers.start_embedded(
-                {
-                    **given,
-                    "memory": memory,
-                    "labels": labels or {},
-                    "object_store_memory": object_store_memory,
-                }
-            )
+            _embedded = drivers.start_embedded({**given, "labels": labels or {}})
             found = _embedded.file
         try:
             _session = drivers.connect_to(found, info)
@@ -186,32 +184,6 @@ def _leave_to_parent() -> Session | None:
         _forked_from = os.getppid()
         settle_here(None)
     return found
-
-
-_IGNORED = frozenset(
-    (
-        "include_dashboard",
-        "dashboard_host",
-        "dashboard_port",
-        "configure_logging",
-        "logging_level",
-        "logging_format",
-        "logging_config",
-        "local_mode",
-        "job_config",
-        "_temp_dir",
-        "_system_config",
-        "_node_ip_address",
-    )
-)
-
-
-def _check_ignored(others: dict[str, Any]) -> None:
-    for name, value in others.items():
-        if name not in _IGNORED:
-            raise TypeError(f"init: unknown argument `{name}`")
-        if name == "local_mode" and value:
-            raise ValueError("init: local_mode is not supported; call the functions directly instead")
 
 
 # ------------------------------------------------------------------------------------------------ work
