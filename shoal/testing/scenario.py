@@ -183,6 +183,10 @@ class _Stage:
         """`head restart 5`."""
         self.world.head.restart(float(words[1]))
 
+    def _late(self, words: list[str]) -> None:
+        """`late 1`: the chance that an agent grants a lease of its own just before a drain reaches it."""
+        self.world.head.late_grants = float(words[0])
+
     def _cut(self, words: list[str]) -> None:
         """`cut #1 for 60`."""
         self.world.cut(self._instance(words[0]), float(words[2]))
