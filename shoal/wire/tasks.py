@@ -57,7 +57,7 @@ ASK_READY: Final = 10
 RELEASE: Final = 11
 """[[sender, token], ...]: the receiver's refs lent under these tokens are no longer held here."""
 LEND: Final = 12
-"""n, borrower, token, [object, ...]: the receiver's objects are now also held by `borrower`; answered by RESULT."""
+"""borrower, token, [object, ...]: the receiver's objects are now also held by `borrower`."""
 CANCEL: Final = 13
 """n, is_forced, is_recursive."""
 ITEM: Final = 14
@@ -68,6 +68,10 @@ KEPT: Final = 16
 """n, [owner, ...]: refs of these owners among the task's arguments outlive it; said just before its RESULT."""
 LOST: Final = 17
 """n, object, node: the receiver's object cannot be read where we said it is; make it again."""
+NUMBERED: Final = 21
+"""serial, message: a LEND or RELEASE, which must not be lost or applied twice (`runtime/client/reliable.py`)."""
+TAKEN: Final = 20
+"""serial: NUMBERED messages of the receiver have come up to here."""
 STOP_STREAM: Final = 18
 """n: nobody wants further items."""
 CANCEL_MADE: Final = 19

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import shoal
 from shoal import exceptions
 from shoal.runtime.client.api import session
+from shoal.wire import tasks as wire
 from tests.runtime.conftest import eventually
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -174,3 +176,19 @@ def test_a_full_store_spills_and_a_hopeless_put_says_so() -> None:
     limit = int(shoal.cluster_resources()["object_store_memory"])
     with pytest.raises(exceptions.ObjectStoreFullError, match="object store"):
         shoal.put(np.zeros(limit + 2**20, dtype=np.uint8))
+
+
+def test_an_end_that_is_told_before_the_writers_word_is_not_forgotten() -> None:
+    """Owner and writer have a connection each: a value dropped at once may be freed before the agent knows of it."""
+    core = session().core
+    segment = core.ask("lease", 200_000, kind=wire.STORE)
+    object_id, node_id = os.urandom(24), core.info["node_id"]
+
+    def rows() -> list[str]:
+        return [row["object_id"] for row in core.ask("objects", {}, kind=wire.LOCAL)["rows"]]
+
+    core.agent.out.append((wire.STORE, 0, "free", [[object_id, node_id]]))
+    core.agent.out.append((wire.STORE, 0, "seal", [object_id, segment[0], 150_000, core.process]))
+    core.agent.flush()
+
+    assert object_id.hex() not in rows()

@@ -59,6 +59,8 @@ class Objects:
         self._puller: Puller | None = None
         self._address = ""
         self._early: dict[bytes, list[tuple[float, Callable[[], None]]]] = {}
+        self._freed_early: dict[bytes, float] = {}
+        """Objects whose end was told before they were sealed, and until when that is remembered."""
         """Who wants an object that nobody has sealed yet, and until when."""
         self._links: dict[str, asyncio.Task[Connection | None]] = {}
         self._requests: dict[str, Callable[[Client, int, Any], None]] = {
@@ -147,6 +149,8 @@ class Objects:
         if now - self._owners_asked_s >= OWNERS_ASKED_S:
             self._owners_asked_s = now
             self._ask_about_owners()
+        while self._freed_early and now >= next(iter(self._freed_early.values())):
+            del self._freed_early[next(iter(self._freed_early))]
         for object_id, waiting in tuple(self._early.items()):
             late = [call for until, call in waiting if now >= until]
             self._early[object_id] = [(until, call) for until, call in waiting if now < until]
@@ -267,6 +271,8 @@ class Objects:
         self._agent.changed()
         for _, call in self._early.pop(object_id, ()):
             call()
+        if self._freed_early.pop(object_id, None) is not None:
+            self.store.free([object_id])
         if client.relay is not None:
             assert self._parcels is not None
             self._parcels.sealed(client.process, segment_id)  # and no stock: others would wait for what it keeps
@@ -375,8 +381,10 @@ class Objects:
     def _free(self, client: Client, n: int, args: Any) -> None:
         """An owner's objects are no longer referred to: here, and on whatever node holds them."""
         assert self.store is not None
-        here = [object_id for object_id, _ in args]
-        self.store.free(here)
+        for object_id, node_id in args:
+            if node_id == self._agent.node_id:
+                self._note_freed(object_id)
+        self.store.free([object_id for object_id, _ in args])
         away: dict[str, list[bytes]] = {}
         for object_id, node_id in args:
             if node_id != self._agent.node_id:
@@ -384,6 +392,11 @@ class Objects:
         for node_id, object_ids in away.items():
             self._tell_peer(node_id, (wire.FREED, object_ids))
         self._agent.changed()
+
+    def _note_freed(self, object_id: bytes) -> None:
+        """Remember what was freed before its writer's word came, by another connection: it goes when that comes."""
+        if self.store is not None and not self.store.has(object_id):
+            self._freed_early[object_id] = self._agent.clock.monotonic_s() + SEAL_LIMIT_S
 
     def _forked(self, client: Client, n: int, args: Any) -> None:
         assert self.store is not None
@@ -406,6 +419,8 @@ class Objects:
         if self.store is None:
             return
         if message[0] == wire.FREED:
+            for object_id in message[1]:
+                self._note_freed(object_id)
             self.store.free(message[1])
             self._agent.changed()
         elif message[0] == wire.MOVED_OWNED:

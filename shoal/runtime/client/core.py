@@ -10,7 +10,6 @@ only who is connected, requests to the agent, and leading.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import socket
@@ -25,6 +24,7 @@ from shoal.foundation.errors import ShoalError
 from shoal.runtime.client.reactor import Link, Reactor
 from shoal.runtime.client.refs import Escaped, Home, Lending, ObjectRef, OwnerAddress, drops, settle
 from shoal.runtime.client.relay import Relay, RelayedLink
+from shoal.runtime.client.reliable import Reliable
 from shoal.transport import blocking, tls
 from shoal.transport.address import by_way_of, lose_after, parse, reachable, unix
 from shoal.wire import tasks as wire
@@ -78,7 +78,7 @@ class Core:
             wire.ELSEWHERE: self._on_elsewhere,
         }
         self.on_result: Callable[[Link, list[Any], Any], None] = lambda link, message, entry: None
-        """Called for each result that is not simply native."""
+        """Called for each result that is neither native nor a simple pickle."""
         self.on_results: Callable[[Link, list[Any], Any], None] = lambda link, message, entry: None
         """Called once per frame that brought results, with the last of them."""
         self.on_link_closed: list[Callable[[Link], None]] = []
@@ -89,6 +89,7 @@ class Core:
         self.on_attached: list[Callable[[], None]] = []
         self.on_lost: list[Callable[[], None]] = []
         """Called when the agent is gone."""
+        self.reliable = Reliable(self)
         self.is_closed = False
         self.is_loop_driven = False
         """An event loop watches the reactor; the helper only flushes."""
@@ -286,6 +287,7 @@ class Core:
         link.peer, link.addresses = address[0], list(address[1])
         link.out.append((wire.HELLO, self.process, list(self.address[1])))
         self.peers[address[0]] = link
+        self.reliable.greeted(link)
 
     def _dialled(self, address: OwnerAddress, link: Link | None) -> None:
         """Give a new link, or none, to those who wait for it. With the lock held."""
@@ -322,6 +324,7 @@ class Core:
         known = self.peers.get(link.peer)
         if known is None or known.is_closed:
             self.peers[link.peer] = link
+        self.reliable.greeted(link)
 
     # ---------------------------------------------------------------------------------------------- arriving
 
@@ -335,8 +338,9 @@ class Core:
                     one = pop(message[1], None)
                     if type(one) is ObjectRef:
                         format = message[2]
-                        if format == 0 and one._pins is None:  # NATIVE: settled on the spot
+                        if format <= 1 and one._pins is None:  # NATIVE, PICKLED: settled on the spot
                             one._data = message[3]
+                            one._format = format
                             one._ready = True
                             one._message = None
                             waiter = one._waiter
@@ -360,6 +364,8 @@ class Core:
                         handler(link, message)
             if count:
                 self.on_results(link, last, entry)  # type: ignore[arg-type]
+            if self.reliable.is_owing:
+                self.reliable.acknowledge()
         if self.dirty:
             self.flush()
 
@@ -589,12 +595,8 @@ class Core:
         except IndexError:
             pass
         for address, tokens in found.items():
-            self.with_peer(address, functools.partial(self._release, tokens))
-
-    def _release(self, tokens: Sequence[tuple[bytes, int]], link: Link | None) -> None:
-        if link is not None:  # a dead owner needs no word
-            link.out.append((wire.RELEASE, [list(token) for token in tokens]))
-            self.touch(link)
+            with self.lock:
+                self.reliable.send(address, (wire.RELEASE, [list(token) for token in tokens]))
 
     def _report_trouble(self) -> None:
         import sys

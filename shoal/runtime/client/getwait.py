@@ -230,12 +230,10 @@ class Values:
 
     def _on_lend(self, link: Link, message: list[Any]) -> None:
         """A borrower of ours has lent our objects on."""
-        _, n, borrower, token, numbers = message
+        _, borrower, token, numbers = message
         core = self._core
         refs = [ref for number in numbers if (ref := core.escaped.refs.get(number)) is not None]
         core.lending.lend(borrower, (token[0], token[1]), refs)
-        link.out.append((wire.RESULT, n, wire.NOTHING, None, 0))
-        core.touch(link)
 
     # ---------------------------------------------------------------------------------------------- put
 

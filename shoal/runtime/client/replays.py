@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 class _Replay:
     """One run of a source for the sake of some of its values."""
 
-    __slots__ = ("next_index", "several", "source", "task", "wanted")
+    __slots__ = ("is_stopped", "next_index", "several", "source", "task", "wanted")
 
     def __init__(self, source: Source, task: ObjectRef[Any]) -> None:
         self.source, self.task = source, task
         self.wanted: dict[int, ObjectRef[Any]] = {}
         self.next_index = 0
+        self.is_stopped = False
         self.several: Several | None = None
 
 
@@ -51,7 +52,7 @@ class Replays:
         if self._session.streams.brings_again(ref):
             return True
         for replay in self._running.values():
-            if replay.source is source and replay.next_index <= made.index:
+            if replay.source is source and replay.next_index <= made.index and not replay.is_stopped:
                 self._want(replay, made.index, ref)
                 return True
         if source.message is None or source.tries == 0:
@@ -92,6 +93,7 @@ class Replays:
         else:
             self.keep(ref, format, data, (self._core.process, f"{n}.{index}"), Made(replay.source, index))
         if not replay.wanted:
+            replay.is_stopped = True
             link.out.append((wire.STOP_STREAM, n))
             self._core.touch(link)
         elif (replay.source.recipe.options or {}).get("backpressure", -1) > 0:

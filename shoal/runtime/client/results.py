@@ -128,17 +128,8 @@ class Results:
                 self.tell_lent((owner, tuple(addresses)), borrower, token, numbers, pins)
 
     def tell_lent(self, address: Any, borrower: bytes, token: Token, numbers: list[int], pins: list[Any]) -> None:
-        """Tell an owner that `borrower` holds its objects too; `pins` live until it has confirmed."""
-
-        def connected(link: Link | None) -> None:
-            if link is None:
-                return  # a dead owner has nothing to keep
-            n = next(self._core.ids)
-            link.pending[n] = lambda format, data, pins=pins: None  # holds the pins until the answer
-            link.out.append((wire.LEND, n, borrower, list(token), numbers))
-            self._core.touch(link)
-
-        self._core.with_peer(address, connected)
+        """Tell an owner that `borrower` holds its objects too; `pins` live until it knows."""
+        self._core.reliable.send(address, (wire.LEND, borrower, list(token), numbers), pins)
 
     # ---------------------------------------------------------------------------------------------- failures
 

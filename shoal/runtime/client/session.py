@@ -56,6 +56,7 @@ class Session:
         self._later_thread: threading.Thread | None = None
         core.handlers[wire.ALIVE] = lambda link, m: self._on_alive(m[1])
         self.actors.start()
+        self.owner.on_died.append(core.reliable.process_died)
         self.owner.on_died.append(self.values.owner_died)
         self.owner.on_died.append(self.actors.process_died)
 
@@ -146,6 +147,7 @@ class Session:
 
     def _on_alive(self, process: bytes) -> None:
         self.owner.process_alive(process)
+        self.core.reliable.process_alive(process)
         self.values.owner_alive(process)
         self.actors.process_alive(process)
 

@@ -51,6 +51,9 @@ class Replies:
 
         Refs among the arguments are held on the caller's account until the reply; `keep` says which live on.
         """
+        if format == wire.PICKLED:  # without refs: nothing to hold
+            args, kwargs = pickle.loads(data)
+            return function(*args, **kwargs) if kwargs else function(*args)
         holds = self.holds_for(link, n, format, data)
         args, kwargs = self.arguments(format, data, holds)
         try:
