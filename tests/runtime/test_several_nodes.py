@@ -114,6 +114,25 @@ def test_an_actor_on_another_node_answers_and_its_refs_can_be_read(three: Nodes)
     assert shoal.get(large).shape == (300_000,)
 
 
+def test_functions_of_one_shape_take_turns_where_only_one_node_has_what_they_need(three: Nodes) -> None:
+    @shoal.remote(num_cpus=0, resources={"disk": 1})
+    def first(seconds: float) -> str:
+        time.sleep(seconds)
+        return "first"
+
+    @shoal.remote(num_cpus=0, resources={"disk": 1})
+    def second() -> str:
+        return "second"
+
+    assert shoal.get(first.remote(0), timeout=20) == "first"
+    for _ in range(3):
+        # The disk is taken while `second` is asked for; when it is free again the head says so by the class alone.
+        refs = [first.remote(0.3), second.remote()]
+        assert shoal.get(refs, timeout=20) == ["first", "second"]
+        refs = [second.remote(), first.remote(0.3)]
+        assert shoal.get(refs, timeout=20) == ["second", "first"]
+
+
 def test_a_drained_node_gives_its_objects_away(three: Nodes) -> None:
     ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
     at_a = NodeAffinitySchedulingStrategy(ids["a"], soft=False)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal.foundation.errors import ShoalError
+from shoal.runtime.agent.clients import ClassRow
 from shoal.transport.address import parse
 from shoal.transport.connection import Connection, dial
 from shoal.wire import messages as told
@@ -187,28 +188,22 @@ class HeadLink:
         self._sent_at = self._agent.clock.monotonic_s()
 
     def _backlog(self) -> tuple[list[told.Backlog], list[told.Grants]]:
+        """Return what changed of who waits for what, and of what was granted: one row for each owner and class.
+
+        An owner has a row here for each function; those of one shape and constraints are one class to the head.
+        """
         now = self._agent.clock.monotonic_s()
         backlog, granted = [], []
         seen_keys = set()
         for client in self._agent.clients():
+            classes: dict[str, list[ClassRow]] = {}
             for row in client.classes.values():
-                key = (client.process, row.class_key)
+                classes.setdefault(row.class_key, []).append(row)
+            for class_key, rows in classes.items():
+                key = (client.process, class_key)
                 if client.kind != "owner":
-                    waiting = 0 if row.bundle is not None else row.waiting
-                    entry = told.Backlog(
-                        owner=client.process,
-                        class_key=row.class_key,
-                        job=row.job,
-                        waiting=waiting,
-                        seen=row.seen_anywhere,
-                        amounts=row.amounts,
-                        running_slots=row.running,
-                        duration_s=None if row.duration_us < 0 else row.duration_us / 1e6,
-                        selector=row.selector,
-                        spread=row.spread,
-                        waiting_s=0.0 if row.waiting_since is None else round(now - row.waiting_since, 1),
-                    )
-                    if waiting:
+                    entry = _entry(client.process, class_key, rows, now)
+                    if entry.waiting:
                         seen_keys.add(key)
                         if self._reported.get(key) != entry:
                             self._reported[key] = entry
@@ -216,9 +211,10 @@ class HeadLink:
                     elif key in self._reported:
                         del self._reported[key]
                         backlog.append(entry)
-                if row.granted and self._granted.get(key) != row.granted:
-                    self._granted[key] = row.granted
-                    granted.append(told.Grants(client.process, row.class_key, row.granted))
+                count = sum(row.granted for row in rows)
+                if count and self._granted.get(key) != count:
+                    self._granted[key] = count
+                    granted.append(told.Grants(client.process, class_key, count))
         for key in [key for key in self._reported if key not in seen_keys]:
             gone = self._reported.pop(key)
             backlog.append(told.Backlog(gone.owner, gone.class_key, gone.job, 0, gone.seen, gone.amounts))
@@ -237,6 +233,29 @@ class HeadLink:
             self.connection.send(told.Leaving(why))
             with contextlib.suppress(OSError, ShoalError):
                 await self.connection.close()
+
+
+def _entry(owner: bytes, class_key: str, rows: Sequence[ClassRow], now: float) -> told.Backlog:
+    """Return an owner's rows of one class as one."""
+    first = rows[0]
+    waiting = [row for row in rows if row.waiting and row.bundle is None]
+    count = sum(row.waiting for row in waiting)
+    known = all(row.duration_us >= 0 for row in waiting)
+    since = [row.waiting_since for row in waiting if row.waiting_since is not None]
+    return told.Backlog(
+        owner=owner,
+        class_key=class_key,
+        job=(waiting or rows)[0].job,
+        waiting=count,
+        seen=sum(row.seen_anywhere for row in rows),
+        amounts=first.amounts,
+        running_slots=sum(row.running for row in rows),
+        # Of several functions, what all their tasks take together; unknown as long as that of one is.
+        duration_s=sum(row.waiting * row.duration_us for row in waiting) / count / 1e6 if count and known else None,
+        selector=first.selector,
+        spread=first.spread,
+        waiting_s=round(now - min(since), 1) if since else 0.0,
+    )
 
 
 _NEVER = object()

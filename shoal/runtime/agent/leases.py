@@ -266,7 +266,7 @@ class Leases:
         count = min(row.wanted - row.awaited(now), 512)
         if row.duration_us >= 0:
             # More leases than 20 ms of work each would need is not worth the way to other nodes.
-            count = min(count, -(-row.wanted * row.duration_us // 20_000))
+            count = min(count, max(1, -(-row.wanted * row.duration_us // 20_000)))
         if count <= 0:
             return
         row.is_placing, row.asked_at = True, now

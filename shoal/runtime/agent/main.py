@@ -658,18 +658,24 @@ class Agent:
         self.head.ask(row.client.process, "place", args, answered)
 
     def _on_granted(self, message: told.Granted) -> None:
+        """The head has placed work of a class: give the places to those of the owner's functions that wait."""
         client = self._clients.get(message.process)
         if client is None:
             return
+        left = {node: count for node, count in message.nodes if node != self.node_id}
         for row in client.classes.values():
-            if row.class_key == message.class_key:
-                away = [
-                    [node, self.peers.get(node, []), count] for node, count in message.nodes if node != self.node_id
-                ]
-                if away:
-                    client.tell(wire.PLACED, row.key, away)
-                self.leases.schedule_soon()
-                return
+            if row.class_key != message.class_key:
+                continue
+            found, wanted = [], row.wanted
+            for node, count in left.items():
+                taken = min(count, wanted)
+                if taken > 0:
+                    left[node] -= taken
+                    wanted -= taken
+                    found.append([node, self.peers.get(node, []), taken])
+            if found:
+                client.tell(wire.PLACED, row.key, found)
+        self.leases.schedule_soon()
 
     # ---------------------------------------------------------------------------------------------- reports
 

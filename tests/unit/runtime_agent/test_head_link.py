@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from shoal.foundation.clock import SystemClock
+from shoal.runtime.agent.clients import ClassRow, Client
 from shoal.runtime.agent.head_link import HeadLink
 from shoal.transport.address import unix
 from shoal.transport.connection import Connection, Listener
@@ -93,3 +94,30 @@ async def test_a_request_whose_answer_was_lost_is_asked_again_and_answered_once(
     await asyncio.wait_for(running, 10)
     await listener.close()
     (own_places / "head.sock").unlink(missing_ok=True)
+
+
+def test_functions_of_one_shape_are_one_class_to_the_head_whichever_of_them_waits(own_places: Path) -> None:
+    agent = Agent(own_places / "head.sock", Credential(UID, fresh_secret(), Role.ADMIN))
+    client = Client(SimpleNamespace(), "driver", b"p", 1, {})  # type: ignore[arg-type]
+    agent.clients = lambda: [client]  # type: ignore[method-assign]
+    spec = {"amounts": {"CPU": 10_000}, "class_key": "shape", "job": "01"}
+    first, second = (
+        client.classes.setdefault(key, ClassRow(client, key, {**spec, "name": f"f{key}"})) for key in (1, 2)
+    )
+    link = HeadLink(agent)  # type: ignore[arg-type]
+
+    first.waiting, first.seen_anywhere, first.granted, first.duration_us = 3, 2, 2, 1000
+    second.waiting, second.seen_anywhere, second.granted, second.duration_us = 1, 5, 5, 5000
+    [row], [grants] = link._backlog()
+    assert (row.waiting, row.seen, grants.granted, row.duration_s) == (4, 7, 7, 0.002)
+
+    second.waiting = 0  # the later row is idle: what the first waits for must not vanish
+    [row], [] = link._backlog()
+    assert (row.waiting, row.seen) == (3, 7)
+    assert link._backlog() == ([], [])
+    first.waiting, second.waiting, second.duration_us = 0, 2, -1
+    [row], [] = link._backlog()
+    assert (row.waiting, row.duration_s) == (2, None)
+    second.waiting = 0
+    [row], [] = link._backlog()
+    assert row.waiting == 0
