@@ -151,3 +151,12 @@ def test_streaming_needs_a_generator() -> None:
     with pytest.raises(ValueError, match="generator"):
         plain.remote()
     eventually(lambda: True)
+
+
+def test_nothing_can_be_sent_into_a_stream() -> None:
+    stream = count.remote(3)
+
+    for call in (stream.send, stream.throw):
+        with pytest.raises(NotImplementedError, match="takes no values"):
+            call(ValueError())
+    assert [shoal.get(ref) for ref in stream] == [0, 1, 2]

@@ -105,6 +105,25 @@ def test_put_of_a_ref_is_refused() -> None:
         shoal.put(shoal.put(1))
 
 
+def test_put_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match="_owner"):
+        shoal.put(1, _owner=object())
+    with pytest.raises(ValueError, match="tensor transports"):
+        shoal.put(1, _tensor_transport="nccl")
+    with pytest.raises(TypeError, match="colour"):
+        shoal.put(1, colour="red")  # type: ignore[call-arg]
+
+
+def test_ids_of_refs() -> None:
+    ref = add.remote(1)
+
+    assert ref.task_id().hex() == ref.hex()
+    assert ref.task_id().binary() == ref.binary()
+    assert ref.size() == len(ref.binary())
+    assert ref.job_id().hex() == shoal.get_runtime_context().get_job_id()
+    assert not ref.is_nil()
+
+
 def test_an_error_is_of_the_causes_type_and_a_task_error() -> None:
     with pytest.raises(KeyError) as caught:
         shoal.get(fail.remote(KeyError("lost")))

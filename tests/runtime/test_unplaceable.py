@@ -1,4 +1,5 @@
-"""Work that cannot be placed: infeasible work waits and is told of once; work for a dead node fails."""
+"""Work that cannot be placed: infeasible work waits and is told of once; work for a dead node fails. What waits for its
+own children is no such work: they get its CPU."""
 
 from __future__ import annotations
 
@@ -64,6 +65,15 @@ def test_infeasible_work_waits_is_demand_and_is_told_of_once_with_the_reason() -
             shoal.get(ref, timeout=10)
     kept.clear()  # the errors' tracebacks keep this frame
     eventually(lambda: not demand())
+
+
+@shoal.remote
+def fib(n: int) -> int:
+    return n if n < 2 else sum(shoal.get([fib.remote(n - 1), fib.remote(n - 2)]))
+
+
+def test_nested_tasks_on_two_cpus_finish_however_deep() -> None:
+    assert shoal.get(fib.remote(12), timeout=60) == 144
 
 
 def test_demand_says_what_actors_need_to_be_placed_not_what_they_hold() -> None:

@@ -249,3 +249,25 @@ def test_every_strategy_places_what_placement_says_fits(strategy: Strategy) -> N
 
     asked = [node for node in nodes if node.heard(told.Prepare)]
     assert len(asked) == (1 if strategy in (Strategy.PACK, Strategy.STRICT_PACK) else 2)
+
+
+def test_a_group_of_a_detached_actor_outlives_the_job_and_ends_with_the_actor() -> None:
+    desk = Desk()
+    node = desk.node()
+    job = node.ask("start_job", job="j1", entrypoint="e", namespace="", pid=1)["job"]
+    makers = {}
+    for name, is_detached in (("d", True), ("a", False)):
+        actor_id = node.actor(name, job=job, is_detached=is_detached, actor_id=name.encode() * 16)
+        node.up(actor_id)
+        process = bytes.fromhex(node.node_id) + actor_id[-4:]
+        made = desk.reply(node.connection, "create_group", {"spec": spec(f"g-{name}", job=job)}, process)
+        assert made.is_ok
+        makers[name] = process
+    assert node.ask("create_group", spec=spec("g-driver", job=job)) is None
+
+    node.ask("end_job", job=job)
+    desk.wait(0.5)
+
+    assert [state(node, group) == "REMOVED" for group in ("g-driver", "g-a", "g-d")] == [True, True, False]
+    node.say(told.Died(makers["d"], "killed", False))
+    assert state(node, "g-d") == "REMOVED"

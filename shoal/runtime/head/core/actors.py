@@ -216,6 +216,11 @@ class Actors:
                 return actor_id
         return None
 
+    def is_detached(self, process: bytes) -> bool:
+        """Say whether a live detached actor is in the process."""
+        actor_id = self.owned_by(process)
+        return actor_id is not None and self.all[actor_id].row.is_detached
+
     # --------------------------------------------------------------------------------------- placement
 
     def try_waiting(self, among: set[str]) -> None:

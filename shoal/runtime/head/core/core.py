@@ -196,7 +196,7 @@ class HeadCore:
         if not self.jobs.end(job, why):
             return
         self.actors.job_ended(job)
-        for group_id in self.groups.job_ended(job):
+        for group_id in self.groups.job_ended(job, self.actors.is_detached):
             self.actors.group_removed(group_id)
         for class_key in self.demand.drop_job(job):
             self.view.touch(CLASS, class_key)

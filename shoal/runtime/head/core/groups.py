@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -217,9 +217,10 @@ class Groups:
             self._undo(group)
             self._wait(group)
 
-    def job_ended(self, job: str) -> list[str]:
-        """Remove the job's groups but for detached ones; return which."""
-        gone = [one for one in self._by_job.get(job, ()) if not self.all[one].row.spec.is_detached]
+    def job_ended(self, job: str, stays: Callable[[bytes], bool]) -> list[str]:
+        """Remove the job's groups but for detached ones and those of actors that stay (detached ones); return which."""
+        rows = [self.all[one].row for one in self._by_job.get(job, ())]
+        gone = [row.spec.group_id for row in rows if not (row.spec.is_detached or (row.creator and stays(row.creator)))]
         return [group_id for group_id in gone if self.remove(group_id, "its job ended")]
 
     def process_died(self, process: bytes) -> list[str]:
