@@ -29,7 +29,6 @@ def down(cluster: str | None, yes: bool, cluster_name: str | None, dry_run: bool
     from shoal.assembly import cluster as assembly
     from shoal.assembly.release import release_everything
     from shoal.cli.which import name_in
-    from shoal.transport import discovery
 
     began_s = time.monotonic()
     name = name_in(cluster, cluster_name)
@@ -37,8 +36,7 @@ def down(cluster: str | None, yes: bool, cluster_name: str | None, dry_run: bool
         _release_workers(name, yes=yes, dry_run=dry_run)
         return
     if dry_run:
-        live = discovery.find(name)
-        click.echo(f"would end cluster `{name}` (pid {live.pid})" if live else f"cluster `{name}` is not up here")
+        click.echo(_would_end(name))
         return
     if not yes:
         confirm(f"end cluster `{name}`?")
@@ -55,6 +53,17 @@ def down(cluster: str | None, yes: bool, cluster_name: str | None, dry_run: bool
             say(f"left: {one}")
         raise SystemExit(1)
     click.echo(f"cluster `{name}` is down, nothing left ({time.monotonic() - began_s:.1f} s)")
+
+
+def _would_end(name: str) -> str:
+    from shoal.assembly.cluster import read_identity
+    from shoal.transport import discovery
+
+    if (live := discovery.find(name)) is not None:
+        return f"would end cluster `{name}` (pid {live.pid})"
+    if read_identity(discovery.state_path(name)) is not None:
+        return f"would end what is left of cluster `{name}`, whose head machine's guard is gone"
+    return f"cluster `{name}` is not up here"
 
 
 def _release_workers(name: str, *, yes: bool, dry_run: bool) -> None:

@@ -71,15 +71,20 @@ def cluster_dir(uid: str) -> Path:
 
 
 def state_dir(name: str) -> Path:
-    """Return the directory of what must outlive the machine's runtime (journal, ledger, logs), made 0700.
+    """Return the directory of what must outlive the machine's runtime (journal, ledger, logs), made 0700."""
+    path = state_path(name)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def state_path(name: str) -> Path:
+    """Return where a cluster's state directory is, or would be.
 
     SHOAL_STATE_DIR, else XDG_STATE_HOME, else ~/.local/state, then `shoal/<cluster name>`.
     """
     above = os.environ.get("SHOAL_STATE_DIR") or os.environ.get("XDG_STATE_HOME")
-    path = (Path(above) if above else Path.home() / ".local" / "state") / "shoal" / checked_name(name)
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
-    return path
+    return (Path(above) if above else Path.home() / ".local" / "state") / "shoal" / checked_name(name)
 
 
 def checked_name(name: str) -> str:

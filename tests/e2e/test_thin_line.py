@@ -56,6 +56,8 @@ def test_down_without_a_cluster_is_quiet_and_status_is_one_line(make_cluster: Ca
     made = make_cluster()
 
     assert "nothing to end" in made.down()
+    assert made.shoal("down", "t", "--dry-run")[1] == "cluster `t` is not up here\n"
+    assert not discovery.state_path("t").exists()
     code, out, error = made.shoal("status", "t")
     assert (code, out) == (1, "")
     assert error.splitlines()[0] == "error: no live cluster `t` on this machine"
@@ -151,7 +153,12 @@ def test_up_after_the_head_machines_guard_was_killed_finds_its_machines_again(
 def test_the_killed_guard_of_the_head_machine_leaves_what_down_finds(cluster: Cluster) -> None:
     working = cluster.start(SLEEPERS, "6")
     until(lambda: workers_alive(cluster) >= 1, what="a worker")
+    _, out, _ = cluster.shoal("down", cluster.name, "--dry-run")
+    assert f"would end cluster `t` (pid {cluster.file().pid})" in out
     os.kill(cluster.file().pid, signal.SIGKILL)
+    until(lambda: discovery.find(cluster.name) is None, what="the guard's end")
+    _, out, _ = cluster.shoal("down", cluster.name, "--dry-run")
+    assert "would end what is left of cluster `t`" in out
 
     assert "is down, nothing left" in cluster.down()
     working.kill()
