@@ -421,14 +421,19 @@ class ObjectStoreFullError(_Restorable):
     """The node's object store has no room, and what is in it is in use and cannot be spilled."""
 
     def __str__(self) -> str:
-        return f"{super().__str__()}\nhint: `shoal memory` lists what holds the store"
+        return _hinted(super().__str__(), "`shoal memory` lists what holds the store")
 
 
 class OutOfDiskError(_Restorable):
     """The object store had to spill, and the disk is full."""
 
     def __str__(self) -> str:
-        return f"{super().__str__()}\nhint: `df` shows the disk, `shoal memory` what holds the object store"
+        return _hinted(super().__str__(), "`df` shows the disk, `shoal memory` what holds the object store")
+
+
+def _hinted(text: str, hint: str) -> str:
+    """Return an error's text with a hint, which it has already if it came from another process."""
+    return text if "\nhint: " in text else f"{text}\nhint: {hint}"
 
 
 # ------------------------------------------------------------------------------------------------------- Ray's names

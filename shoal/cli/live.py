@@ -21,6 +21,14 @@ def ask(cluster: ClusterFile, question: Callable[[ControlClient], Awaitable[T]])
         UserError: the head does not answer, or refuses; one line says which.
     """
 
+    if not cluster.grpc:
+        from shoal.foundation.errors import UserError
+
+        raise UserError(
+            f"cluster `{cluster.name}` lives inside a program, and only that can ask it",
+            hint="use `shoal.util.state` there; `shoal start --head` starts a cluster that commands can ask",
+        )
+
     async def asked() -> T:
         from shoal.transport import address, discovery
         from shoal.transport.control import ControlClient

@@ -291,3 +291,16 @@ def test_workers_import_nothing_heavy() -> None:
 
     with shoal.init("local", num_cpus=1):
         assert shoal.get(loaded.remote()) == []
+
+
+def test_a_command_says_that_an_embedded_cluster_cannot_be_asked(own_places: Path) -> None:
+    from shoal.cli.live import ask
+    from shoal.cli.which import live
+    from shoal.foundation.errors import UserError
+
+    with (
+        shoal.init("local", num_cpus=1) as context,
+        pytest.raises(UserError, match="lives inside a program") as caught,
+    ):
+        ask(live(context["name"]), lambda client: client.status())
+    assert "shoal.util.state" in str(caught.value.hint)

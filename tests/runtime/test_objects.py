@@ -192,3 +192,9 @@ def test_an_end_that_is_told_before_the_writers_word_is_not_forgotten() -> None:
     core.agent.flush()
 
     assert object_id.hex() not in rows()
+
+
+def test_a_full_store_says_so_with_one_hint() -> None:
+    with pytest.raises(exceptions.ObjectStoreFullError, match="can never fit") as caught:
+        session().core.ask("lease", 1 << 45, kind=wire.STORE)
+    assert str(caught.value).count("hint:") == 1
