@@ -21,6 +21,8 @@ QUICK: dict[str, list[str]] = {
     "demand_to_launch": ["--trials", "8"],
     "runtime_vs_ray": ["--quick"],
     "runtime_extras": ["--quick"],
+    "object_transfer": ["--quick"],
+    "head_heartbeats": ["--nodes", "200", "--seconds", "3", "--out", "/dev/null"],
     "object_store": ["--rounds", "1", "--out", "/dev/null"],
 }
 """What makes a script quick; one that is not named here is left out of quick runs."""
