@@ -240,20 +240,28 @@ def _resources(node: Node) -> tuple[dict[str, int], int]:
     Raises:
         BadInput: a value is no quantity.
     """
-    from shoal.config.quantities import memory_bytes
     from shoal.runtime.agent.detect import detected_resources, store_bytes_of
 
     try:
         held = detected_resources(
             num_cpus=node.num_cpus,
             num_gpus=node.num_gpus,
-            memory=memory_bytes(node.memory) if node.memory else None,
+            memory=_bytes_of("--memory", node.memory),
             custom=node.resources,
-            store_bytes=memory_bytes(node.object_store_memory) if node.object_store_memory else None,
+            store_bytes=_bytes_of("--object-store-memory", node.object_store_memory),
         )
     except (ValueError, TypeError) as error:
         raise BadInput(f"start: {error}") from error
     return held, store_bytes_of(held)
+
+
+def _bytes_of(option: str, text: str | None) -> int | None:
+    from shoal.config.quantities import memory_bytes
+
+    try:
+        return memory_bytes(text) if text else None
+    except ValueError as error:
+        raise BadInput(f"{option}: expected {error}, got `{text}`") from error
 
 
 def _head_of(address: str | None, secret_file: Path | None) -> tuple[str, Path, str, str]:
