@@ -54,6 +54,10 @@ class AuthenticationError(ShoalError):
     """A peer could not prove that it knows the cluster's secret for its role."""
 
 
+class NoAnswer(AuthenticationError):
+    """A peer closed before it proved anything: it refuses us, or is only busy or ending."""
+
+
 class LimitExceeded(ShoalError):
     """A declared limit was crossed; the message names the limit and its value."""
 

@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -66,7 +67,18 @@ def unix(path: Path) -> Address:
     return Address("unix", str(path))
 
 
-def tune(sock: socket.socket) -> None:
+class Socket(Protocol):
+    """What is asked of a socket here: event loops lend theirs out as objects of their own, no `socket.socket`."""
+
+    @property
+    def family(self) -> int: ...
+
+    def getsockopt(self, level: int, option: int, length: int, /) -> bytes: ...
+
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+
+
+def tune(sock: Socket) -> None:
     """Set what every connection of ours wants: no Nagle, 1 MiB buffers, keep-alive on TCP."""
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -113,7 +125,7 @@ def by_way_of(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(VIA + text for text in texts)
 
 
-def peer_uid(sock: socket.socket) -> int | None:
+def peer_uid(sock: Socket) -> int | None:
     """Return the user id at the other end of a Unix socket, None where the system does not say."""
     if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
         return None

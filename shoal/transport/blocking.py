@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 
-from shoal.foundation.errors import AuthenticationError, ProtocolError
+from shoal.foundation.errors import AuthenticationError, NoAnswer, ProtocolError
 from shoal.transport.address import VIA, Address, parse, peer_uid, tune
 from shoal.wire.frames import LENGTH, frame
 from shoal.wire.hello import (
@@ -138,7 +138,7 @@ def _exactly(sock: socket.socket, count: int, end: float) -> bytes:
         sock.settimeout(left)
         part = sock.recv(count - len(got))
         if not part:
-            raise AuthenticationError("hello: the other side closed without an answer")
+            raise NoAnswer("hello: the other side closed without an answer")
         got += part
     return got
 

@@ -11,13 +11,12 @@ import asyncio
 import collections
 import contextlib
 import os
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from shoal.foundation.errors import AuthenticationError, LimitExceeded, ProtocolError
+from shoal.foundation.errors import AuthenticationError, LimitExceeded, NoAnswer, ProtocolError
 from shoal.transport.address import Address, lose_after, peer_uid, tune, unix
 from shoal.wire.frames import LENGTH, FrameReader, frame
 from shoal.wire.hello import (
@@ -253,12 +252,10 @@ class Listener:
 
     async def _hello(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Role:
         sock = writer.get_extra_info("socket")
-        raw = getattr(sock, "_sock", sock)
-        owner = peer_uid(raw) if isinstance(raw, socket.socket) else None
+        owner = peer_uid(sock)
         if owner is not None and owner not in (os.getuid(), 0):
             raise AuthenticationError("hello: another user's process")
-        if isinstance(raw, socket.socket):
-            tune(raw)
+        tune(sock)
         hello = ServerHello(self._authenticator)
         writer.write(hello.answer(await reader.readexactly(CLIENT_BYTES)))
         await writer.drain()
@@ -288,17 +285,14 @@ async def dial(
         else:
             reader, writer = await asyncio.open_connection(address.host, address.port, limit=2**20, ssl=ssl_context)
         try:
-            raw = writer.get_extra_info("socket")
-            raw = getattr(raw, "_sock", raw)
-            if isinstance(raw, socket.socket):
-                tune(raw)
+            tune(writer.get_extra_info("socket"))
             hello = ClientHello(authenticator, role=role)
             writer.write(hello.first)
             writer.write(hello.reply(await reader.readexactly(SERVER_BYTES)))
             await writer.drain()
         except asyncio.IncompleteReadError as error:
             writer.transport.abort()
-            raise AuthenticationError("hello: the other side closed without an answer") from error
+            raise NoAnswer("hello: the other side closed without an answer") from error
         except BaseException:
             writer.transport.abort()
             raise

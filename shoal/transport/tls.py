@@ -49,6 +49,22 @@ class TlsFiles(msgspec.Struct, frozen=True):
         return context
 
 
+_REFUSALS = ("ALERT_UNKNOWN_CA", "ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_UNSUPPORTED_CERTIFICATE")
+
+
+def verdict(error: Exception) -> str:
+    """Return why TLS will not hold with a peer however often it is tried; empty for what may pass.
+
+    Either its certificate is not signed by our authority, is out of date or does not name the address dialled, or it
+    has said the same of ours.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate does not hold: {error.verify_message.rstrip('.')}"
+    if isinstance(error, ssl.SSLError) and any(alert in (error.reason or "") for alert in _REFUSALS):
+        return f"it refuses our certificate: {error.reason.replace('_', ' ').lower()}"
+    return ""
+
+
 def files_of(paths: Sequence[str] | None) -> TlsFiles | None:
     """Return the three paths as files, None for none."""
     return TlsFiles(*paths) if paths else None

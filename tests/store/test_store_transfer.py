@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import socket
@@ -20,6 +21,7 @@ from store_rig import CREDENTIAL, MIB, CuttingProxy, Node
 from shoal.exceptions import ObjectStoreFullError
 from shoal.foundation.errors import ProtocolError
 from shoal.runtime.store.errors import TransferError
+from shoal.runtime.store.transfer.serve import Server
 from shoal.runtime.store.transfer.wire import (
     ANSWER_BYTES,
     REQUEST_BYTES,
@@ -324,6 +326,75 @@ def test_the_same_over_tls(node: Make, tmp_path: Path) -> None:
     twin(source, object_id, target)
 
 
+def test_a_certificate_that_does_not_name_the_node_is_a_verdict_at_once(node: Make, tmp_path: Path) -> None:
+    server_side, client_side = tls_pair(tmp_path, names="127.0.0.9")
+    source, target = node(64 * MIB), node(64 * MIB)
+    object_id = source.put(random_array(3))
+    address = source.serve(server_side)
+
+    error = target.pull(object_id, [address], tls=client_side)
+
+    assert isinstance(error, TransferError)
+    assert error.is_verdict, "whoever waits would wait for ever"
+    assert f"{address}: its certificate does not hold: IP address mismatch" in str(error)
+
+
+def test_a_node_that_refuses_our_certificate_is_a_verdict(node: Make, tmp_path: Path) -> None:
+    server_side, client_side = tls_pair(tmp_path)
+    server_side.load_verify_locations(tmp_path / "node.pem")
+    server_side.verify_mode = ssl.CERT_REQUIRED  # and we show none
+    source, target = node(64 * MIB), node(64 * MIB)
+    object_id = source.put(random_array(1))
+
+    error = target.pull(object_id, [source.serve(server_side)], tls=client_side)
+
+    assert isinstance(error, TransferError)
+    assert error.is_verdict
+    assert "it refuses our certificate" in str(error)
+
+
+def test_another_clusters_node_is_a_verdict_and_another_source_delivers(node: Make) -> None:
+    stranger, source, target = node(64 * MIB), node(64 * MIB), node(64 * MIB)
+    object_id = source.put(random_array(3))
+    strange = Server(
+        stranger.store,
+        stranger.loop.call,
+        lambda sock: blocking.answer(sock, None, Credential("cd" * 16, b"x" * 32, Role.NODE)),
+    )
+    host, port = strange.start("127.0.0.1")
+    try:
+        error = target.pull(object_id, [f"{host}:{port}"])
+        assert isinstance(error, TransferError)
+        assert error.is_verdict
+        assert "hello: " in str(error)
+
+        assert target.pull(object_id, [f"{host}:{port}", source.serve()]) is None
+        twin(source, object_id, target)
+    finally:
+        strange.close()
+
+
+def test_who_closes_without_an_answer_is_only_out_of_reach(node: Make) -> None:
+    target = node(64 * MIB)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def close_each() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = listener.accept()
+                accepted.recv(4096)
+                accepted.close()
+
+    thread = threading.Thread(target=close_each, daemon=True)
+    thread.start()
+    error = target.pull(b"c" * 24, [f"127.0.0.1:{listener.getsockname()[1]}"])
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(10)
+    assert isinstance(error, TransferError)
+    assert not error.is_verdict
+
+
 @settings(deadline=None)
 @given(st.binary(min_size=24, max_size=24), st.integers(0, 2**63), st.integers(0, 64 * MIB))
 def test_requests_survive_the_wire(object_id: bytes, offset: int, length: int) -> None:
@@ -351,7 +422,7 @@ def test_every_flipped_bit_is_noticed(at: int, bit: int) -> None:
         decode_request(request)
 
 
-def tls_pair(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def tls_pair(directory: Path, *, names: str = "127.0.0.1") -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return contexts of a server with a fresh certificate and of a client that trusts only it."""
     x509 = pytest.importorskip("cryptography.x509")
     from cryptography.hazmat.primitives import hashes, serialization
@@ -368,7 +439,7 @@ def tls_pair(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(names))]), False)
         .sign(key, hashes.SHA256())
     )
     path = directory / "node.pem"

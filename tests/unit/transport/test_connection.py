@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from shoal.foundation.errors import AuthenticationError, ProtocolError
 from shoal.transport import address, blocking
@@ -223,3 +225,90 @@ class TestAddress:
     def test_only_loopback_is_loopback(self) -> None:
         assert address.parse("127.0.0.1:1").is_loopback
         assert not address.parse("10.0.0.1:1").is_loopback
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_both_ends_are_tuned_whatever_the_loop(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    found: dict[str, list[tuple[int, ...]]] = {}
+
+    def note(name: str, connection: Connection) -> None:
+        lent = connection._writer.get_extra_info("socket")
+        sock = socket.socket(fileno=os.dup(lent.fileno()))
+        with sock:
+            no_delay = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            alive = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            buffers = [sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_SNDBUF, socket.SO_RCVBUF)]
+            with socket.socket() as fresh:  # the system may allow less than is asked for
+                address.tune(fresh)
+                allowed = fresh.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        found.setdefault(name, []).append((no_delay, alive, *(size == allowed for size in buffers)))
+
+    async def handle(connection: Connection) -> None:
+        note("listener", connection)
+        await echo(connection)
+
+    async def run() -> None:
+        listening = Listener(None, ADMIN, handle)
+        await listening.start(Address("tcp", "127.0.0.1"))
+        connection = await dial(place(listening), None, ADMIN)
+        note("dialler", connection)
+        connection.send([1])
+        assert await connection.receive() == [[1]]
+        await connection.close()
+        await listening.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
+
+    assert found == {"listener": [(1, 1, True, True)], "dialler": [(1, 1, True, True)]}
+
+
+INTRUDER = """
+import os, socket, sys
+where = os.open(os.path.dirname(sys.argv[1]), os.O_PATH)  # its parents may be closed to others
+os.setgroups([])
+os.setuid(65534)
+sock = socket.socket(socket.AF_UNIX)
+sock.settimeout(20)
+sock.connect(f"/proc/self/fd/{where}/{os.path.basename(sys.argv[1])}")
+try:
+    sock.sendall(bytes.fromhex(sys.argv[2]))
+    print(len(sock.recv(4096)))
+except ConnectionError:
+    print(0)
+"""
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("is_other", [True, False], ids=["another user", "ourselves"])
+def test_another_users_process_gets_no_answer_on_a_unix_socket(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], is_other: bool, own_places: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    refused: dict[str, int] = {}
+    answered: list[str] = []
+
+    async def run() -> None:
+        listening = Listener(None, ADMIN, echo, hello_limit_s=20.0)
+        where = await listening.start(Address("unix", str(own_places / "l.sock")))
+        Path(where.host).chmod(0o666)  # as if the file's mode had not kept it out
+        own_places.chmod(0o755)
+        first = ClientHello(ADMIN).first.hex()
+        program = INTRUDER if is_other else INTRUDER.replace("os.setuid(65534)", "")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, where.host, first, stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await process.communicate()
+        answered.append(said.decode().strip())
+        refused.update(listening.refused)
+        await listening.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
+
+    if is_other:
+        assert answered == ["0"]
+        assert refused == {"secret": 1}
+    else:
+        assert int(answered[0]) > 0

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from shoal.foundation.amounts import bytes_shown
 from shoal.foundation.backoff import backoff_s
-from shoal.foundation.errors import AuthenticationError, ProtocolError, ShoalError
+from shoal.foundation.errors import AuthenticationError, NoAnswer, ProtocolError, ShoalError
 from shoal.foundation.ids import PROCESS_ID_BYTES
 from shoal.runtime.store.errors import NoRoom, ObjectStoreFullError, TransferError, no_memory
 from shoal.runtime.store.node import NodeStore
@@ -34,6 +34,7 @@ from shoal.runtime.store.transfer.wire import (
     decode_answer,
     encode_request,
 )
+from shoal.transport import tls
 
 PULLER = b"pull"
 """The name under which segments for arriving objects are leased."""
@@ -321,8 +322,10 @@ class Puller:
         except ObjectStoreFullError as error:
             pull.error = pull.error or error
         except (OSError, EOFError, ProtocolError, AuthenticationError) as error:
+            if final := _final(error):
+                self._strike(pull, source, final, at_most=1)
             # A kept connection may simply have grown old: that is no fault of its source.
-            if is_fresh or connection is None:
+            elif is_fresh or connection is None:
                 self._strike(
                     pull, source, str(error) or type(error).__name__, at_most=self._failures_max, is_doubtful=True
                 )
@@ -451,6 +454,13 @@ def _without_source(pull: _Pull) -> TransferError:
     """Return the error of a pull that nobody is left for."""
     reasons = "; ".join(f"{source}: {reason}" for source, reason in sorted(pull.reasons.items()))
     return TransferError(f"object {pull.object_id.hex()}: no source left ({reasons})", is_verdict=not pull.is_doubtful)
+
+
+def _final(error: Exception) -> str:
+    """Return why somebody answers at an address and never as a node of ours; empty for what may pass."""
+    if isinstance(error, AuthenticationError) and not isinstance(error, NoAnswer):
+        return str(error)
+    return tls.verdict(error)
 
 
 class _Refused(Exception):
