@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from shoal import actor, autoscaler, exceptions, util
+    from shoal import actor, autoscaler, dag, exceptions, util
     from shoal.runtime.client.api import (
         available_resources,
         cancel,
@@ -50,7 +50,7 @@ _HOMES = {
     "timeline": _API,
     "wait": _API,
 }
-_MODULES = frozenset(("actor", "autoscaler", "exceptions", "runtime_env", "util"))
+_MODULES = frozenset(("actor", "autoscaler", "dag", "exceptions", "runtime_env", "util"))
 
 __all__ = [
     "ObjectRef",
@@ -61,6 +61,7 @@ __all__ = [
     "available_resources",
     "cancel",
     "cluster_resources",
+    "dag",
     "exceptions",
     "get",
     "get_actor",

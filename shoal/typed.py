@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 
+from shoal.dag import ClassNode, FunctionNode
 from shoal.runtime.client.refs import ObjectRef
 from shoal.runtime.client.strategies import SchedulingStrategy
 
@@ -107,12 +108,14 @@ class RemoteFunction(Remote[P, R]):
     """A function that runs elsewhere: `f.remote(...)` returns at once."""
 
     def options(self, **options: Unpack[TaskOptions]) -> RemoteFunction[P, R]: ...
+    def bind(self, *args: Any, **kwargs: Any) -> FunctionNode: ...
 
 
 class ActorMethod(Remote[P, R]):
     """A method of an actor: `actor.method.remote(...)`."""
 
     def options(self, **options: Unpack[MethodOptions]) -> ActorMethod[P, R]: ...
+    def bind(self, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class ActorHandle(Generic[C]):
@@ -129,6 +132,7 @@ class ActorClass(Generic[C]):
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorProxy[C]: ...
     def options(self, **options: Unpack[ActorOptions]) -> ActorClass[C]: ...
+    def bind(self, *args: Any, **kwargs: Any) -> ClassNode: ...
 
 
 class TaskDecorator(Protocol):

@@ -982,6 +982,66 @@ def environments_and_context() -> Any:
     return [ray.get(variable.remote()), ray.get(context.remote()), driver.get_actor_id(), driver.get_task_id() is None]
 
 
+# ------------------------------------------------------------------------------------------------------ call graphs
+
+
+@program
+def graphs_run_each_node_once() -> Any:
+    from ray.dag import InputNode, MultiOutputNode
+
+    @ray.remote
+    def add(left: int, right: int = 10) -> int:
+        return left + right
+
+    @ray.remote
+    def of_list(values: Any) -> Any:
+        return [ray.get(value) if isinstance(value, ray.ObjectRef) else value for value in values]
+
+    counter = Counter.remote()
+    once = counter.add.bind()
+    several = MultiOutputNode([once, once, add.bind(once, right=once)])
+    with InputNode() as given:
+        parts = MultiOutputNode([add.bind(given[0], given.right), add.bind(given["right"])])
+        whole = add.bind(add.bind(given), given)
+    with InputNode() as given:
+        attribute = add.bind(given.real, given.imag)
+    made = Counter.bind(5)
+    made.add.bind()
+    last = made.add.options(name="last").bind(add.bind(1, 1))
+    two = identity.options(num_returns=2).bind((1, 2))
+    return [
+        ray.get(several.execute()),
+        ray.get(several.execute()),
+        ray.get(parts.execute(1, right=2)),
+        ray.get(whole.execute(7)),
+        ray.get(attribute.execute(1 + 2j)),
+        [ray.get(last.execute()), ray.get(last.execute())],
+        ray.get(two.execute()),
+        ray.get(of_list.bind([add.bind(1), {"no": 1}, add.bind(2)]).execute()),
+        ray.get(made.execute().add.remote()),
+    ]
+
+
+@program
+def graphs_refuse() -> Any:
+    from ray.dag import InputNode
+
+    node = identity.bind(1)
+    made = Counter.bind()
+    with InputNode() as given:
+        asked = given["key"]
+    return [
+        kinds(lambda: node.bind(1)),
+        kinds(lambda: node.remote()),
+        kinds(lambda: made.nothing),
+        kinds(lambda: made.add.remote()),
+        kinds(lambda: Counter.bind(given)),
+        kinds(lambda: ray.get(Counter.bind(asked).add.bind().execute({"key": 4}))),
+        kinds(lambda: ray.get(identity.bind(fail.bind()).execute())),
+        kinds(lambda: ray.get(identity.bind(given.missing).execute(1))),
+    ]
+
+
 def main() -> None:
     ray.init(
         address="local",

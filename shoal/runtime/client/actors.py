@@ -105,8 +105,10 @@ class ActorClass:
         return session().actors.create(self, args, kwargs)
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse: graphs of calls are not supported."""
-        raise NotImplementedError("bind: call graphs are not supported; use `.remote()` and pass refs")
+        """Return a node of a lazy call graph that creates an actor in every `execute()` (see `shoal.dag`)."""
+        from shoal.dag import ClassNode
+
+        return ClassNode(self, args, kwargs)
 
     def _remote(self, args: Any = None, kwargs: Any = None, **changes: Any) -> ActorHandle:
         return (self.options(**changes) if changes else self).remote(*(args or ()), **(kwargs or {}))
@@ -170,8 +172,27 @@ class ActorMethod:
         return other
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse: graphs of calls are not supported."""
-        raise NotImplementedError("bind: call graphs are not supported; use `.remote()` and pass refs")
+        """Return a node of a lazy call graph, or several for several results; nothing runs before `execute()`."""
+        from shoal.dag import bound_method
+
+        return bound_method(self, args, kwargs)
+
+    def kept(self) -> ActorMethod:
+        """Return this method with a handle of its own: while it is held, so is the actor."""
+        if self._handle is not None:
+            return self
+        state, meta, facts = self._about
+        handle = ActorHandle(state.actor_id, state.class_name, meta, facts, state.life)
+        other = ActorMethod(self._about, self._name, handle)
+        other._recipe, other._session = self._recipe, self._session
+        return other
+
+    def count_returns(self) -> int:
+        """Return how many results a call has; below 0 for a stream."""
+        if self._recipe is None:
+            self._prepare({})
+        assert self._recipe is not None
+        return self._recipe.returns
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"actor method `{self._name}` cannot be called directly; use `.{self._name}.remote()`")

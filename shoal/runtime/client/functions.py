@@ -59,8 +59,10 @@ class RemoteFunction(Generic[P, R]):
         return RemoteFunction(self._function, rules.overridden(self._given, changes))
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse: graphs of calls are not supported."""
-        raise NotImplementedError("bind: call graphs are not supported; use `.remote()` and pass refs")
+        """Return a node of a lazy call graph; nothing runs before its `execute()` (see `shoal.dag`)."""
+        from shoal.dag import FunctionNode
+
+        return FunctionNode(self, args, kwargs)
 
     @property
     def _name(self) -> str:
