@@ -310,6 +310,7 @@ class SimAgent(Agent):
             {},
             bind=lambda *_: None,
             place=self._place,
+            place_near=self._place_near,
             changed=lambda: None,
         )
         nothing: Callable[..., Any] = lambda *_: None  # noqa: E731
@@ -466,7 +467,8 @@ class World:
         spread = {"amounts": {"CPU": UNIT}, "class_key": "spread", "spread": True}
         there = max(self.agents)
         soft = {"amounts": {"CPU": UNIT}, "class_key": there, "selector": [{}, [], [there], True]}
-        return [anywhere, anywhere, half, spread, soft]
+        near = {**anywhere, "near": there}
+        return [anywhere, anywhere, near, half, spread, soft]
 
     # ------------------------------------------------------------------------------------------- nodes
 

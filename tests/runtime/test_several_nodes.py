@@ -16,6 +16,7 @@ import pytest
 
 import shoal
 from shoal import exceptions
+from shoal.util import state
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.runtime.conftest import eventually
 from tests.runtime.nodes import Nodes, cluster_of
@@ -42,9 +43,30 @@ def total(array: Any) -> int:
     return int(array.sum())
 
 
+MIB_50 = 50 * 2**20
+
+
+@shoal.remote(num_cpus=1)
+def read_where(array: Any, *more: Any) -> str:
+    assert int(array[-1]) == len(array) - 1
+    return shoal.get_runtime_context().get_node_id()
+
+
+@shoal.remote(num_cpus=1, max_retries=0)
+def hold(path: str) -> None:
+    """Run as long as the file, which this makes, is there."""
+    flag = Path(path)
+    flag.touch()
+    while flag.exists():
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def three(place: Path) -> Iterator[Nodes]:
-    with cluster_of(place, head={"CPU": 1}, a={"CPU": 2, "disk": 1, "spare": 1}, b={"CPU": 2}) as nodes:
+    sizes = {"a": {"CPU": 2, "disk": 1, "spare": 1}, "b": {"CPU": 2}}
+    for one in sizes.values():
+        one["store"] = 256 * 2**20
+    with cluster_of(place, head={"CPU": 1, "store": 256 * 2**20}, **sizes) as nodes:
         for node in nodes.nodes.values():
             node.log.unlink()
         yield nodes
@@ -99,6 +121,47 @@ def test_large_objects_travel_and_small_results_come_home(three: Nodes) -> None:
     assert int(shoal.get(made).sum()) == 499999500000
     here = shoal.put(np.ones(500_000))
     assert shoal.get(total.options(scheduling_strategy=at["b"]).remote(here), timeout=20) == 500_000
+
+
+def nodes_of(ref: Any) -> list[str]:
+    """Return the nodes that hold a copy of a stored value, as their agents list it."""
+    return [row["node_id"] for row in state.list_objects(limit=1000) if row["object_id"] == ref.hex()]
+
+
+def test_a_task_runs_where_its_large_argument_lies(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    there = NodeAffinitySchedulingStrategy(ids["a"], soft=False)
+    made = make.options(scheduling_strategy=there).remote(MIB_50 // 8)
+    shoal.wait([made], timeout=20)
+    both = [make.options(scheduling_strategy=there).remote(300_000) for _ in range(2)]
+    shoal.wait(both, num_returns=2, timeout=20)
+    reads = [read_where.remote(one) for one in both]
+    assert shoal.get(reads, timeout=20) == [ids["a"]] * 2, "idle leases of its makers give way"
+    small = make.options(scheduling_strategy=there).remote(10_000)
+    shoal.wait([small], timeout=20)
+    assert shoal.get(where.remote(), timeout=10) == ids["head"], "home has room"
+    assert shoal.get(read_where.remote(made), timeout=20) == ids["a"]
+    assert shoal.get(read_where.remote(made, shoal.put(np.zeros(250_000))), timeout=20) == ids["a"], "most bytes win"
+    late = make.options(scheduling_strategy=there).remote(300_000)
+    assert shoal.get(read_where.remote(late), timeout=20) == ids["a"], "also if it was not made yet at the call"
+    assert shoal.get(read_where.remote(small), timeout=20) == ids["head"], "what is small is moved"
+    where_else = NodeAffinitySchedulingStrategy(ids["b"], soft=False)
+    assert nodes_of(made) == [ids["a"]], "nothing was moved"
+    assert shoal.get(read_where.options(scheduling_strategy=where_else).remote(made), timeout=20) == ids["b"]
+
+
+def test_a_task_does_not_wait_for_the_node_of_its_argument(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    there = NodeAffinitySchedulingStrategy(ids["a"], soft=False)
+    made = make.options(scheduling_strategy=there).remote(MIB_50 // 8)
+    shoal.wait([made], timeout=20)
+    flags = [three.place / f"busy{one}" for one in range(2)]
+    busy = [hold.options(scheduling_strategy=there).remote(str(flag)) for flag in flags]
+    eventually(lambda: all(flag.exists() for flag in flags), 20)
+    assert shoal.get(read_where.remote(made), timeout=20) == ids["head"]
+    for flag in flags:
+        flag.unlink()
+    shoal.get(busy, timeout=20)
 
 
 def test_an_actor_on_another_node_answers_and_its_refs_can_be_read(three: Nodes) -> None:

@@ -32,6 +32,8 @@ class ClassRow:
         "is_single_use",
         "job",
         "key",
+        "near",
+        "near_until",
         "pause_s",
         "reported",
         "running",
@@ -52,6 +54,10 @@ class ClassRow:
         self.class_key: str = spec.get("class_key", "")
         self.selector: Selector = selector_of(spec.get("selector"))
         self.spread: bool = spec.get("spread", False)
+        self.near: str = spec.get("near", "")
+        """The node that holds most of its arguments, if that is another one."""
+        self.near_until: float | None = None
+        """Until when what waits now is left to that node; None: it was not asked yet."""
         self.job: str = spec.get("job", client.job)
         group = spec.get("group")
         self.bundle: tuple[str, int] | None = (group[0], group[1]) if group else None

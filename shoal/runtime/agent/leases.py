@@ -21,6 +21,8 @@ LEASE_MIN_S = 0.02
 """How long a lease lasts at least before others may have it: handing over costs about 1 ms."""
 PLACE_PAUSE_S = (0.02, 1.0)
 """How long to wait before asking the head again for room that was not there; doubles between these."""
+NEAR_S = 0.05
+"""How long work is left to the node that holds its arguments before it may run anywhere."""
 ZERO_COST_LEASES = 16
 """How many leases a class that costs nothing may hold beside its blocked ones."""
 REMOTE_NEED_S = 2.0
@@ -51,11 +53,12 @@ class Leases:
         *,
         bind: Callable[[Worker, str, dict[str, Any], Grip, Any], None],
         place: Callable[[ClassRow, int], None],
+        place_near: Callable[[ClassRow, int], bool] = lambda row, count: False,
         changed: Callable[[], None],
     ) -> None:
         self._clock, self._stock, self._pool = clock, stock, pool
         self._node_id, self._labels = node_id, labels
-        self._bind, self._place, self._changed = bind, place, changed
+        self._bind, self._place, self._place_near, self._changed = bind, place, place_near, changed
         self.by_number: dict[int, Lease] = {}
         self._number = 0
         self._rows: list[ClassRow] = []
@@ -94,6 +97,7 @@ class Leases:
                 row.waiting_since = self._clock.monotonic_s()
                 row.pause_s = 0.0
                 row.allowed_here = 0  # what the head once said was about other work
+                row.near_until = None
             if row not in self._rows:
                 self._turn += 1
                 row.turn = self._turn
@@ -210,6 +214,8 @@ class Leases:
         """Say whether the work should run here: it belongs here, or the head has placed some of it here."""
         if row.bundle is not None or row.client.kind == "owner":
             return True
+        if row.near:
+            return row.near_until is not None and now >= row.near_until
         if row.spread:
             return row.allowed_here > 0
         if row.selector:
@@ -269,6 +275,13 @@ class Leases:
             count = min(count, max(1, -(-row.wanted * row.duration_us // 20_000)))
         if count <= 0:
             return
+        if row.near and row.near_until is None:
+            row.near_until = now + NEAR_S if self._place_near(row, count) else now
+            if row.near_until == now:
+                self.schedule_soon()
+            return
+        if row.near_until is not None and now < row.near_until:
+            return
         row.is_placing, row.asked_at = True, now
         self._place(row, count)
 
@@ -305,6 +318,9 @@ class Leases:
         if self._timer is not None:
             self._timer.cancel()
         waits = [LEASE_MIN_S] if len(self.by_number) else []
+        waits += [
+            max(0.005, row.near_until - now) for row in short if row.near_until is not None and row.near_until > now
+        ]
         waits += [max(0.005, row.asked_at + row.pause_s - now) for row in short if row.client.kind != "owner"]
         if waits:
             pause_s = max(0.01, min(waits))

@@ -93,6 +93,7 @@ class Agent:
             self.labels,
             bind=self._bind,
             place=self._place,
+            place_near=self._place_near,
             changed=self.changed,
         )
         self.actors = Actors(
@@ -656,6 +657,14 @@ class Agent:
                 row.client.tell(wire.PLACED, row.key, away)
 
         self.head.ask(row.client.process, "place", args, answered)
+
+    def _place_near(self, row: ClassRow, count: int) -> bool:
+        """Send an owner of ours to the node that holds its arguments; return whether that node is known."""
+        addresses = self.peers.get(row.near)
+        if addresses is None:
+            return False
+        row.client.tell(wire.PLACED, row.key, [[row.near, addresses, count]])
+        return True
 
     def _on_granted(self, message: told.Granted) -> None:
         """The head has placed work of a class: give the places to those of the owner's functions that wait."""

@@ -144,6 +144,8 @@ class Functions:
         session = self._session
         core = session.core
         format, data, pins, waiting = prepare(args, kwargs, session.put_large)
+        if format == wire.PARTS and waiting is None:
+            recipe = session.owner.recipe_near(recipe, data[0])
         n = next(core.ids)
         options = recipe.options
         if options is None:
@@ -172,6 +174,7 @@ class Functions:
             self._session.results.settle(ref, wire.ERROR, data, (self._session.core.process, ref._n))
             return
         ref._message = (*ref._message[:3], format, data, *ref._message[5:])
+        ref._recipe = recipe = self._session.owner.recipe_near(recipe, data[0])
         self._session.owner.push(ref, recipe)
 
     def results_of(self, ref: ObjectRef[Any], returns: int, recipe: Any) -> Any:

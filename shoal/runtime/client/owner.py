@@ -19,8 +19,9 @@ import msgspec
 
 from shoal.runtime.client.core import Core
 from shoal.runtime.client.reactor import Link
-from shoal.runtime.client.refs import ObjectRef, settle
+from shoal.runtime.client.refs import Home, ObjectRef, settle
 from shoal.runtime.client.sources import Made
+from shoal.runtime.decide import locality
 from shoal.wire import tasks as wire
 
 AHEAD_US = 5000.0
@@ -33,6 +34,10 @@ IDLE_LEASE_S = 0.1
 """How long an unused lease is kept for the next task."""
 NEED_PAUSE_S = 0.005
 """How often at most a changed backlog is told to the agent."""
+NEAR_NODES_MAX = 64
+"""For how many nodes a function may have classes of work of their own, because its arguments lie there."""
+NEAR_LEASES_MAX = 64
+"""How many leases that node is asked for at once while nobody knows how long the tasks take."""
 TASK = wire.TASK
 
 
@@ -44,6 +49,7 @@ class Recipe:
         "duration_us",
         "function",
         "name",
+        "near",
         "options",
         "retry_on",
         "returns",
@@ -72,6 +78,8 @@ class Recipe:
         self.returns, self.options = returns, options
         self.duration_us: float | None = None
         self.samples = 0
+        self.near: dict[str, Recipe] = {}
+        """The same under classes that would rather run on another node, by its id."""
 
     def ahead(self) -> int:
         """Return how many tasks a worker may hold at once."""
@@ -224,6 +232,35 @@ class Owner:
             self.fail(ref, why, False)
         if waiting:
             self.tell_need(work)
+
+    def recipe_near(self, recipe: Recipe, parts: list[Any]) -> Recipe:
+        """Return the recipe under which a task with these arguments is queued: for the node that holds most of them.
+
+        Work that is spread, selects nodes or runs in a group has said where it belongs.
+        """
+        spec = recipe.work.spec
+        if "spread" in spec or "selector" in spec or "group" in spec:
+            return recipe
+        stored = [(data[0][1], data[1]) for format, data in parts if format == wire.STORED]
+        node = locality.best_node(stored, Home.node_id) if stored else ""
+        if not node:
+            return recipe
+        found = recipe.near.get(node)
+        if found is None:
+            if len(recipe.near) >= NEAR_NODES_MAX:
+                return recipe
+            found = recipe.near[node] = Recipe(
+                recipe.function,
+                recipe.blob,
+                recipe.name,
+                self.work_class({**spec, "near": node}),
+                tries=recipe.tries,
+                retry_on=recipe.retry_on,
+                returns=recipe.returns,
+                options=recipe.options,
+            )
+            found.duration_us, found.samples = recipe.duration_us, recipe.samples
+        return found
 
     def resubmit(self, ref: ObjectRef[Any]) -> None:
         """Run a task again whose stored result was lost; lost arguments are made again by whoever reads them."""
@@ -418,8 +455,15 @@ class Owner:
         if work.key not in agent.known:  # type: ignore[comparison-overlap]
             agent.known.add(work.key)  # type: ignore[arg-type]
             agent.out.append((wire.CLASS, work.key, work.spec))
-        count = min(count, len(work.queue))
+        is_near = work.spec.get("near") == agent.peer[len(b"agent:") :].decode()
+        # Home knew of the first task only; that node is asked for all that wait for it.
+        count = min(NEAR_LEASES_MAX if is_near and work.duration_us is None else count, len(work.queue))
         if count:
+            if is_near:
+                # What our other work there only keeps for its next task may be the room that this needs.
+                for lease in tuple(self.leases.values()):
+                    if lease.agent is agent and lease.work is not work and not (lease.pending or lease.work.queue):
+                        self._give_back(lease)
             duration_us = work.duration_us
             agent.out.append((wire.NEED, work.key, count, 0, -1 if duration_us is None else int(duration_us), 0))
         agent.flush()

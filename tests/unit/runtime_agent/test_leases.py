@@ -8,7 +8,7 @@ from typing import Any
 
 from shoal.foundation.amounts import UNIT
 from shoal.runtime.agent.clients import ClassRow, Client
-from shoal.runtime.agent.leases import Leases
+from shoal.runtime.agent.leases import NEAR_S, Leases
 from shoal.runtime.agent.stock import Stock
 from shoal.testing import sim_time
 from shoal.wire import tasks as wire
@@ -33,6 +33,8 @@ class Desk:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.asked: list[int] = []
+        self.near: list[int] = []
+        self.is_near_known = True
         self.clock = sim_time.HandClock()
         self.leases = Leases(
             self.clock,
@@ -42,11 +44,16 @@ class Desk:
             {},
             bind=lambda *_: None,
             place=lambda row, count: self.asked.append(count),
+            place_near=self._near,
             changed=lambda: None,
         )
         self.told: list[Any] = []
         self.client = Client(SimpleNamespace(send=self.told.append), "driver", b"owner", 1, {})  # type: ignore[arg-type]
         self.row = self.client.classes[1] = ClassRow(self.client, 1, {"amounts": {"CPU": UNIT}, **spec})
+
+    def _near(self, row: ClassRow, count: int) -> bool:
+        self.near.append(count)
+        return self.is_near_known
 
     async def need(self, waiting: int, seen: int = 0, seen_anywhere: int = 0) -> None:
         self.leases.need(self.client, 1, waiting, seen, -1, 0, max(seen, seen_anywhere))
@@ -112,3 +119,40 @@ def test_what_was_placed_elsewhere_is_not_asked_for_again_while_its_workers_star
         assert desk.asked == [3, 3, 4], "what never came is asked for again"
 
     sim_time.run(check())
+
+
+async def _is_left_to_the_node_of_its_arguments_for_a_moment() -> None:
+    desk = Desk({"near": THERE})
+    await desk.need(3)
+    assert (desk.granted, desk.near, desk.asked) == (0, [3], [])
+    desk.clock.pass_(NEAR_S * 0.9)
+    await desk.need(2)
+    assert (desk.granted, desk.near) == (0, [3]), "one has gone there; the others have a little time left"
+    desk.clock.pass_(NEAR_S * 0.2)
+    await desk.need(1)
+    assert (desk.granted, desk.near) == (1, [3]), "what is left runs where there is room"
+    await desk.need(0, seen=1)
+    await desk.need(2, seen=1)
+    assert (desk.granted, desk.near) == (1, [3, 2]), "later work is left to that node anew"
+
+    desk = Desk({"near": THERE})
+    await desk.need(12)
+    desk.clock.pass_(NEAR_S * 1.1)
+    await desk.need(12)
+    assert (desk.granted, desk.asked) == (8, [4]), "the head places what has no room here either"
+
+
+def test_work_is_left_to_the_node_of_its_arguments_for_a_moment() -> None:
+    sim_time.run(_is_left_to_the_node_of_its_arguments_for_a_moment())
+
+
+async def _runs_here_if_the_node_of_its_arguments_is_unknown() -> None:
+    desk = Desk({"near": THERE})
+    desk.is_near_known = False
+    await desk.need(3)
+    await asyncio.sleep(0)
+    assert (desk.granted, desk.asked) == (3, [])
+
+
+def test_work_runs_here_if_the_node_of_its_arguments_is_unknown() -> None:
+    sim_time.run(_runs_here_if_the_node_of_its_arguments_is_unknown())
