@@ -2,7 +2,8 @@
 
 Events only mark the world as changed; rounds run on the newest word of everyone. A round applies facts, retries what
 is due, plans once demand has been quiet for a moment (the quiet rule), stops thinking when more thought cannot pay
-(the commit rule), and carries the plan out. A safety tick runs every `tick_s`. One task changes the ledger.
+(the commit rule), and carries the plan out. What becomes due by time alone (an idle timeout, a deadline, a rest) has
+its own moment, and a safety tick runs every `tick_s`. One task changes the ledger.
 
 The loop ends only when it is told to, when a newer session took charge at the head, or when the process dies; it
 may die at any instruction and be started again.
@@ -31,6 +32,7 @@ from shoal.autoscaler.act.survey import Survey
 from shoal.autoscaler.act.tend import Tender
 from shoal.autoscaler.act.thinking import think
 from shoal.autoscaler.decide.commit import quiet_left_s
+from shoal.autoscaler.decide.due import next_due_s
 from shoal.foundation.backoff import backoff_s
 from shoal.foundation.chance import Chance
 from shoal.foundation.clock import Clock
@@ -134,6 +136,8 @@ class Autoscaler:
         self._answered = _Answered({}, frozenset(), frozenset())
         self._plan = Plan()
         self._planned_s = -math.inf
+        self._due_s = math.inf
+        """When time alone makes something due, as of the newest plan."""
         self._thought_s = 0.0
         self._pondered_s = -math.inf
         """Since when the demand that is thought about has not grown: the time for thinking counts from there."""
@@ -276,14 +280,15 @@ class Autoscaler:
     # the round
 
     async def _pause(self) -> None:
-        """Wait for an event, the end of the quiet time, a listing that is due, or the safety tick."""
+        """Wait for an event, the end of the quiet time, a listing or anything else that is due, or the safety tick."""
         now_s = self._clock.monotonic_s()
         due_s = self._ran_s + self.policy.thinking.tick_s
         if not self._why_not_plan():
             if self._is_dirty:
                 due_s = min(due_s, max(self._quiet_s(now_s), self._planned_s + self._thought_s))
-            elif self._is_usage_new:
-                due_s = min(due_s, self._planned_s + self._usage_every_s())
+            else:
+                next_s = self._planned_s + max(self._usage_every_s(), self._thought_s)
+                due_s = min(due_s, next_s if self._is_usage_new else max(next_s, self._due_s))
         due_s = min(due_s, self._survey.due_s(is_blocked=self._is_blocked()))
         if due_s > now_s and not self._wake.is_set():
             try:
@@ -390,6 +395,8 @@ class Autoscaler:
         if self._is_dirty and self._quiet_s(now_s) > now_s:
             return  # demand still grows; the pause ends when it is quiet
         every_s = self._usage_every_s() if self._is_usage_new else self._plan_every_s()
+        if self._due_s <= now_s:
+            every_s = min(every_s, self._usage_every_s())
         if not self._is_dirty and now_s < self._planned_s + every_s:
             return
         if now_s - self._planned_s < self._thought_s:
@@ -401,6 +408,7 @@ class Autoscaler:
             self._pondered_s = now_s
         self._grew_s = self._unmet_since_s = None
         seen = snapshot(self._witnesses, self._ledger, now_s)
+        self._due_s = next_due_s(seen, self.policy)
         self._answered = _Answered.by(seen.work)
         plan, self._is_part = await think(
             self._clock,

@@ -138,7 +138,8 @@ class Memory(msgspec.Struct, frozen=True):
     launched_s: dict[str, float]
 
 
-def _memory(snapshot: Snapshot, policy: Policy) -> Memory:
+def memory_of(snapshot: Snapshot, policy: Policy) -> Memory:
+    """Return what the launches and releases not long ago say; freezes that have ended are left out."""
     launched_s: dict[str, float] = {}
     for one in snapshot.recent:
         if one.launched_s > launched_s.get(one.node_type, -math.inf):
@@ -168,7 +169,7 @@ def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Ke
             idle.append((one, node))
     memory = Memory({}, {})
     if idle:
-        memory = _memory(snapshot, policy)
+        memory = memory_of(snapshot, policy)
         # The dearest goes first where `min_workers` lets only some go.
         idle.sort(key=lambda pair: (-(pair[0].price_micro or 0), -(pair[1].idle_s or 0.0), pair[0].instance_id))
     kinds = {kind.name: kind for kind in policy.node_types}

@@ -497,3 +497,49 @@ async def test_work_that_was_answered_is_planned_for_again_now_and_then_and_new_
     world.submit({"cpu": 1, "gpu": 1}, 1)
     await world.run_for(0.2)
     assert any(asked_s < at_s <= asked_s + 0.1001 for at_s in plans)
+
+
+@virtual
+async def test_an_idle_node_goes_when_its_time_is_over_and_not_at_a_safety_tick() -> None:
+    """Each costs money until then; the nodes fell idle at different times, so no tick can suit them all."""
+    world = World(1, policy=small(idle_timeout_s=5.0))
+    world.submit({"cpu": 2}, 1, 70.0)
+    world.submit({"cpu": 2}, 1, 73.3)
+    await world.run_until(lambda: len(world.head.nodes) == 2, within_s=120)
+    await world.run_until(lambda: world.head.is_idle, within_s=120)
+    last_idle_s = world.clock.monotonic_s()
+    await world.run_until(lambda: len(_moves(world, "ready", "drain")) == 2, within_s=60)
+    assert 5.0 <= world.clock.monotonic_s() - last_idle_s <= 6.5
+
+
+@virtual
+async def test_min_up_and_a_deadline_end_on_time() -> None:
+    kinds = (NodeType(name="s2", provider="sim", max_workers=100, min_up_s=97.0),)
+    world = World(1, policy=msgspec.structs.replace(small(idle_timeout_s=5.0), node_types=kinds))
+    await grown(world, 1, duration_s=3.0)
+    ready_s = next(iter(world.ledger.instances.values())).ready_s  # type: ignore[union-attr]
+    assert ready_s is not None
+    await world.run_until(lambda: bool(_moves(world, "ready", "drain")), within_s=200)
+    assert 97.0 <= world.clock.monotonic_s() - ready_s <= 98.5
+
+
+@virtual
+async def test_many_moments_close_together_share_their_plans() -> None:
+    """Forty idle times end a tenth of a second apart, and `min_workers` keeps every node: few plans find that out."""
+    made: list[float] = []
+
+    def counted(snapshot: Any, policy: Any, seed: int) -> Any:
+        made.append(snapshot.now_s)
+        return improve(snapshot, policy, seed)
+
+    kinds = (NodeType(name="s2", provider="sim", max_workers=100, min_workers=40),)
+    policy = msgspec.structs.replace(small(idle_timeout_s=30.0), node_types=kinds)
+    world = World(1, policy=policy, improve=counted, boot_s=(20.0, 20.0))
+    for number in range(40):
+        world.submit({"cpu": 2}, 1, 60.0 + number / 10)
+    await world.run_until(lambda: len(world.head.nodes) == 40, within_s=120)
+    await world.run_until(lambda: world.head.is_idle, within_s=120)
+    await world.run_for(20.0)
+    made.clear()
+    await world.run_for(15.0)
+    assert 3 <= len(made) <= 12, made
