@@ -48,10 +48,11 @@ class ByHand:
         found: list[dict[str, Any]] = json.loads(self.shoal("list", what, "-c", self.name, "--format", "json"))
         return found
 
-    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, program: str, *arguments: str, stdin: int | None = None) -> subprocess.Popen[str]:
         """Start a driver and return it once it has printed `ready`."""
         driver = subprocess.Popen(
             [sys.executable, "-c", program, *arguments],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

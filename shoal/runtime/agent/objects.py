@@ -24,7 +24,7 @@ from shoal.runtime.store.objects import Pinned, Row
 from shoal.runtime.store.places import NodeDirectory, shared_memory_root, sweep_stale
 from shoal.runtime.store.segments import Located, Segment
 from shoal.runtime.store.spill import DiskThread
-from shoal.runtime.store.transfer.pull import Puller
+from shoal.runtime.store.transfer.pull import PULLER, Puller
 from shoal.runtime.store.transfer.serve import Server
 from shoal.transport import blocking
 from shoal.transport.address import Address, parse
@@ -177,13 +177,16 @@ class Objects:
         """Return the objects for listings."""
         if self.store is None:
             return []
-        return [self._row(row) for row in self.store.rows()]
+        tasks = {row["task_id"]: row for row in self._agent.state.ran.tasks()}
+        return [self._row(row, tasks.get(row.object_id.hex())) for row in self.store.rows()]
 
-    def _row(self, row: Row) -> dict[str, Any]:
+    def _row(self, row: Row, task: dict[str, Any] | None) -> dict[str, Any]:
         owner = self._agent.client(row.owner)  # an owner that lives elsewhere is known by its id alone
         return {
             "object_id": row.object_id.hex(),
             "object_size": row.size,
+            "task_status": _task_status(row, task),
+            "attempt_number": None if task is None else task["attempt_number"] + 1,  # Ray counts them from 1 here
             "reference_type": "PINNED_IN_MEMORY" if row.pins else "LOCAL_REFERENCE",
             "call_site": "disabled",
             "type": owner.kind.upper() if owner is not None else "",
@@ -546,6 +549,15 @@ class Objects:
     def _poll_disk(self) -> None:
         if self._disk is not None:
             self._disk.poll()
+
+
+def _task_status(row: Row, task: dict[str, Any] | None) -> str:
+    """Return the state of the task that made an object: `-` for a `put`, empty for a copy, which does not tell."""
+    if row.writer == row.owner:
+        return "-"
+    if row.writer == PULLER:
+        return ""
+    return "FINISHED" if task is None else str(task["state"])
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

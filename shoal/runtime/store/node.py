@@ -163,7 +163,7 @@ class NodeStore:
             return True
         del self._leases[segment_id]
         self.pool.populated(segment_id, size)
-        made = StoredObject(object_id, size, owner or process, is_primary, self._clock.wall_s(), segment_id)
+        made = StoredObject(object_id, size, owner or process, is_primary, self._clock.wall_s(), segment_id, process)
         made.located = Located(segment.name, segment.offset, size)
         self._objects[object_id] = made
         self.primaries += is_primary

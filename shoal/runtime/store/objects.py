@@ -33,6 +33,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     is_primary: bool
     owner: bytes
+    writer: bytes
+    """Who sealed it here: its owner by `put`, a worker as a task's result, or the puller as a copy."""
     pins: dict[bytes, int]
     """How often each process pins it."""
     created_s: float
@@ -64,6 +66,7 @@ class StoredObject(msgspec.Struct, eq=False):
     is_primary: bool
     created_s: float
     segment_id: int = 0
+    writer: bytes = b""
     located: Located | None = None  # None: not in memory
     spill_path: Path | None = None  # a whole copy is on disk
     pins: dict[bytes, int] = {}
@@ -90,6 +93,7 @@ class StoredObject(msgspec.Struct, eq=False):
             state=self.state,
             is_primary=self.is_primary,
             owner=self.owner,
+            writer=self.writer,
             pins=dict(self.pins),
             created_s=self.created_s,
         )
