@@ -11,7 +11,9 @@ from shoal.cli.output import emit, format_option
 
 @click.command()
 @click.argument("name", metavar="ID|NODE|DEMAND")
-@click.option("--cluster", "--cluster-name", "cluster", help="Which live cluster; none: the only one on this machine.")
+@click.option(
+    "--cluster", "-c", "--cluster-name", "cluster", help="A YAML file or a name; default: the only live cluster."
+)
 @click.option(
     "--events",
     "events_file",
@@ -31,8 +33,9 @@ def explain(name: str, cluster: str | None, events_file: Path | None, form: str)
         evidence = Evidence(events=tuple(read(events_file)))
     else:
         from shoal.cli.live_view import look, solved
+        from shoal.cli.which import name_in
 
-        view = look(cluster)
+        view = look(name_in(cluster) if cluster else None)
         _, plan = solved(view)
         evidence = Evidence(events=view.events, report=view.report, work=view.work, plan=plan)
     told = story(name, evidence)

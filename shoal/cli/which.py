@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from shoal.foundation.errors import BadInput, NoCluster
@@ -29,20 +30,37 @@ def name_in(argument: str | None, cluster_name: str | None = None) -> str:
 
 
 def live(name: str | None) -> ClusterFile:
-    """Return the live cluster of that name, or the only one there is.
+    """Return the live cluster of that name; without one that of SHOAL_ADDRESS, else the only one there is.
 
     Raises:
-        NoCluster: there is none, or several and no name.
+        BadInput: SHOAL_ADDRESS means no cluster of this machine, or there are several and nothing says which.
+        NoCluster: there is none.
     """
     if name is not None:
         found = discovery.find(name)
         if found is None:
             raise NoCluster(f"no live cluster `{name}` on this machine", hint="`shoal up CLUSTER.yaml` starts one")
         return found
+    address = os.environ.get("SHOAL_ADDRESS", "")
+    if address not in ("", "auto"):
+        return _at(address)
     clusters = discovery.live_clusters()
     if not clusters:
         raise NoCluster("no live cluster on this machine", hint="`shoal up CLUSTER.yaml` starts one")
     if len(clusters) > 1:
         names = ", ".join(f"`{cluster.name}`" for cluster in clusters)
-        raise BadInput(f"several live clusters on this machine: {names}", hint="name one")
+        raise BadInput(f"several live clusters on this machine: {names}", hint="name one, or set SHOAL_ADDRESS")
     return clusters[0]
+
+
+def _at(address: str) -> ClusterFile:
+    """Return the live cluster that SHOAL_ADDRESS means to `init`, if it is one of this machine."""
+    for one in discovery.live_clusters(kinds=("cluster", "embedded", "node")):
+        if address in (one.name, one.frames, one.agent, one.uid):
+            return one
+    if address == "local":
+        raise BadInput("SHOAL_ADDRESS is `local`, which is no live cluster", hint="name a cluster, or unset it")
+    raise NoCluster(
+        f"SHOAL_ADDRESS: no live cluster `{address[:80]}` on this machine",
+        hint="`shoal clusters` lists those that are live",
+    )
