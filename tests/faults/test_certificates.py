@@ -11,7 +11,7 @@ from tests.hosts.authority import Authority
 HEAD = "127.0.0.2"  # a node that is told no address listens on 127.0.0.1
 
 DRIVER = """
-import numpy, shoal
+import numpy, pickle, shoal
 shoal.init()
 print("ready", flush=True)
 
@@ -25,7 +25,7 @@ try:
     print(shoal.get(made, timeout=40).sum())
 except shoal.exceptions.ObjectLostError as error:
     print(type(error).__name__)
-    print(error.__cause__)
+    print(pickle.loads(pickle.dumps(error)))
 """
 
 
@@ -43,4 +43,5 @@ def test_a_value_on_a_node_with_anothers_certificate_is_lost_with_the_reason(
 
     assert made == "1", "the task itself ran"
     assert error == "ObjectReconstructionFailedError"
+    assert "the task that made it has `max_retries=0`" in reason
     assert "its certificate does not hold: IP address mismatch, certificate is not valid for '127.0.0.1'" in reason

@@ -201,7 +201,7 @@ class Stored:
                     is_elsewhere = ref._ready and ref._data is not data  # it has moved, or been made again, meanwhile
                     is_lost = not is_elsewhere and (attempt == REBUILDS_MAX or not self.rebuild(ref))
                 if is_lost:
-                    raise self._loss_of(ref) from error
+                    raise _told_why(self._loss_of(ref), error) from error
             self._session.values._await([ref], None if end_s is None else max(0.0, end_s - monotonic()))
         raise AssertionError("unreachable")
 
@@ -475,3 +475,13 @@ class Stored:
         """User code forked: the child may look at what is mapped now for as long as it lives."""
         if self._reader is not None and self._reader.pinned():
             self._send("forked", None)
+
+
+def _told_why(loss: Exception, cause: Exception) -> Exception:
+    """Return the loss with what its agent said last: a node that is no longer there, or one that nobody may trust."""
+    from shoal.exceptions import ObjectLostError
+
+    if isinstance(loss, ObjectLostError) and isinstance(cause, ObjectLostError):
+        said = cause.reason_message.removeprefix(f"object {loss.object_ref_hex}: ")
+        loss.reason_message = f"{loss.reason_message} ({said})"
+    return loss
