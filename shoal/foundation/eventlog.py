@@ -38,7 +38,7 @@ class Kind(StrEnum):
     PLAN_STEP = "plan_step"  # step, why
     DEMAND_UNMET = "demand_unmet"  # demand, verdict, reasons
     FITS_BUT_WAITS = "fits_but_waits"  # demand, nodes
-    BUDGET_REACHED = "budget_reached"  # cap, committed, price
+    BUDGET_REACHED = "budget_reached"  # demand, offer, why: once for as long as money is in the way
     PRICE_CHANGED = "price_changed"  # offer, before, after
     BREAKER_OPENED = "breaker_opened"  # cause, failures, until_s
     BREAKER_CLOSED = "breaker_closed"  # cause
@@ -72,7 +72,7 @@ class Kind(StrEnum):
     GROUP_STATE = "group_state"  # group, before, after, why
     WORKER_DIED = "worker_died"  # worker, node, why
     OUT_OF_MEMORY = "out_of_memory"  # node, worker, task
-    SPILLED = "spilled"  # node, bytes
+    SPILLED = "spilled"  # node, bytes: at once, then the sum of every ten seconds
     # processes that we supervise
     PROCESS_STARTED = "process_started"  # process, pid
     PROCESS_DIED = "process_died"  # process, pid, code, restart_in_s

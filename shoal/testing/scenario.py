@@ -291,6 +291,8 @@ def _told(event: Event) -> tuple[list[int], str] | None:
             return [_serial(one) for one in fields["instances"]], "launch called again"
         case Kind.DEMAND_UNMET:
             return [], f"unmet: {_class(fields['demand'])}: {fields['verdict']}"
+        case Kind.BUDGET_REACHED:
+            return [], f"the budget is reached: {fields['why']}"
         case Kind.NOTICE:
             return [_serial(fields["instance"])], f"notice: {fields['what']} in {fields['deadline_s']:.0f} s"
         case Kind.INSTANCE_ADOPTED:

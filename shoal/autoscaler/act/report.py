@@ -10,7 +10,7 @@ from shoal.foundation.clock import Clock
 from shoal.foundation.eventlog import EventLog, Kind
 from shoal.model.instance import Instance
 from shoal.model.offer import MICRO
-from shoal.model.plan import Buy, Plan, Step
+from shoal.model.plan import Buy, OfferReason, Plan, Step, Unmet, Verdict
 
 FAILURES_SHOWN = 20
 REASONS_SHOWN = 20
@@ -76,16 +76,17 @@ def recent_failures(ledger: Ledger, now_s: float) -> tuple[Failure, ...]:
 
 
 class Teller:
-    """Writes plans to the event log: those that do something, and unmet demand once per verdict."""
+    """Writes plans to the event log: those that do something, unmet demand once per verdict, a budget once it binds."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._told: dict[str, str] = {}
         self._frozen: dict[str, float] = {}
         """For how long each type was frozen when it was last told."""
+        self._is_budget_told = False
 
     def tell(self, plan: Plan, steps: Sequence[Step]) -> None:
-        """Record the plan's steps, and each demand whose verdict is new."""
+        """Record the plan's steps, each demand whose verdict is new, and that a budget is newly in the way."""
         if steps:
             self._log.record(
                 Kind.PLAN_MADE,
@@ -102,6 +103,11 @@ class Teller:
             if for_s > self._frozen.get(name, 0.0):  # what is left of a known freeze only shrinks
                 self._log.record(Kind.FLAP_FROZEN, node_type=name, until_s=for_s)
             self._frozen[name] = for_s
+        stopped = _stopped_by_budget(plan)
+        if stopped is not None and not self._is_budget_told:
+            demand, reason = stopped
+            self._log.record(Kind.BUDGET_REACHED, demand=demand.demand, offer=reason.offer, why=reason.detail)
+        self._is_budget_told = stopped is not None
         told = {one.demand: one.verdict.value for one in plan.unmet}
         for one in plan.unmet:
             if self._told.get(one.demand) != one.verdict:
@@ -115,6 +121,16 @@ class Teller:
                     ],
                 )
         self._told = told
+
+
+def _stopped_by_budget(plan: Plan) -> tuple[Unmet, OfferReason] | None:
+    """Return the first demand that waits because of a budget, with the offer that money is lacking for."""
+    for one in plan.unmet:
+        if one.verdict is Verdict.BLOCKED:
+            for reason in one.reasons:
+                if reason.word == "budget":
+                    return one, reason
+    return None
 
 
 def _shown(row: Instance, now_s: float) -> InstanceReport:

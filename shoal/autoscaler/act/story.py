@@ -348,6 +348,7 @@ _SENTENCES: dict[Kind, str] = {
     Kind.STRAY_FOUND: "the provider shows it although it was written off",
     Kind.PLAN_STEP: "planned: {step}: {why}",
     Kind.DEMAND_UNMET: "not served: {verdict}: {why}",
+    Kind.BUDGET_REACHED: "the budget does not allow {offer}: {why}",
     Kind.FITS_BUT_WAITS: "waits although it would fit on {nodes}",
     Kind.NODE_JOINED: "its node {node} joined the head",
     Kind.NODE_LEFT: "its node left: {why}",

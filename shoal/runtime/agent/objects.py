@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from shoal.runtime.store.transfer.serve import Server
 from shoal.transport import blocking
 from shoal.transport.address import Address, parse
 from shoal.transport.connection import Connection, dial
+from shoal.wire import messages as told
 from shoal.wire import tasks as wire
 from shoal.wire.hello import Role
 
@@ -41,6 +43,8 @@ PULL_PAUSE_S = 0.5
 """How long to wait before trying again to fetch from a node that is out of reach and not declared dead."""
 OWNERS_ASKED_S = 10.0
 """How often the head is asked whether the owners of what lies here, where it is not theirs to tell, still live."""
+SPILLED_TOLD_S = 10.0
+"""How often at most the head is told that objects went to disk."""
 STOCK_OFFER_BYTES_MAX = 16 * 2**20
 """Writers of values up to this size get the next segment at once."""
 
@@ -87,6 +91,8 @@ class Objects:
         self._paused: dict[str, list[Callable[[], None]]] = {}
         """Fetches from nodes out of reach, until their next attempt, by node."""
         self._owners_asked_s = 0.0
+        self._spilled_bytes = 0
+        self._spilled_told_s = -math.inf
 
     # ---------------------------------------------------------------------------------------------- life
 
@@ -110,6 +116,7 @@ class Objects:
             disk=self._disk,
             spill_directory=spill,
             reclaim=self._ask_spare,
+            spilled=self._note_spilled,
         )
         self.store.warm()
         self._parcels = Parcels(self._directory.path)
@@ -146,6 +153,7 @@ class Objects:
             return
         self.store.tick()
         now = self._agent.clock.monotonic_s()
+        self._tell_spilled(now)
         if now - self._owners_asked_s >= OWNERS_ASKED_S:
             self._owners_asked_s = now
             self._ask_about_owners()
@@ -158,6 +166,16 @@ class Objects:
                 del self._early[object_id]
             for call in late:
                 call()
+
+    def _note_spilled(self, object_id: bytes, size: int) -> None:
+        self._spilled_bytes += size
+
+    def _tell_spilled(self, now_s: float) -> None:
+        """Tell the head how much went to disk: at once at first, then in sums, for one burst spills many objects."""
+        if self._spilled_bytes and now_s - self._spilled_told_s >= SPILLED_TOLD_S:
+            event = {"node": self._agent.node_id, "bytes": self._spilled_bytes}
+            self._agent.head.send(told.Happened([("spilled", event)]))
+            self._spilled_bytes, self._spilled_told_s = 0, now_s
 
     def client_info(self) -> dict[str, Any]:
         """Return what clients must know to read and write."""
