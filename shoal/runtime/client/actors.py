@@ -491,6 +491,8 @@ class Actors:
                 self.calls._dead(state, "dependency failed")
                 return
             request["spec"] = msgspec.msgpack.encode([*fixed, format, data])
+            with core.lock:
+                session.owner.make_room(options.amounts, group_id=request["group_id"] or None)
             core.request(wire.ASK, What.CREATE_ACTOR, request, lambda is_ok, value: self._created(state, is_ok, value))
 
         if options.name:

@@ -103,6 +103,9 @@ class Groups:
         here = self._here()
         spec = GroupSpec(group_id, list(bundles), strategy, name, here.job, is_detached)
         self._rows[group_id] = {"group_id": group_id, "state": "PENDING"}
+        with here.core.lock:
+            for bundle in bundles:
+                here.owner.make_room(bundle.amounts)
         try:
             if name:
                 here.core.ask(What.CREATE_GROUP, {"spec": spec})

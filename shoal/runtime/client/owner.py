@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from shoal.foundation.amounts import Amounts
 from shoal.runtime.client.core import Core
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import Home, ObjectRef, settle
@@ -32,6 +33,8 @@ LAST_RESULTS_S = 0.5
 """How long after a worker's death its last results are waited for."""
 IDLE_LEASE_S = 0.1
 """How long an unused lease is kept for the next task."""
+IDLE_WANTED_S = 0.005
+"""How long an unused lease is kept while other work of ours that has some leases waits for more."""
 NEED_PAUSE_S = 0.005
 """How often at most a changed backlog is told to the agent."""
 NEAR_NODES_MAX = 64
@@ -326,10 +329,47 @@ class Owner:
             work.is_known = True
             agent.out.append((wire.CLASS, work.key, work.spec))
         waiting = len(work.queue)
+        if waiting and len(self.leases) > len(work.leases):
+            unused_s = IDLE_WANTED_S if work.leases else 0.0
+            group = work.spec.get("group")
+            self.make_room(work.spec["amounts"], waiting, group and group[0], beside=work, unused_s=unused_s)
         work.told, work.told_seen, work.told_at = waiting, work.seen_anywhere, time.monotonic()
         duration_us = -1 if work.duration_us is None else int(work.duration_us)
         agent.out.append((wire.NEED, work.key, waiting, work.seen, duration_us, len(work.leases), work.seen_anywhere))
         agent.flush()
+
+    def make_room(
+        self,
+        amounts: Amounts,
+        count: int = 1,
+        group_id: str | None = None,
+        *,
+        beside: WorkClass | None = None,
+        unused_s: float = 0.0,
+    ) -> None:
+        """Return leases that nobody has used for `unused_s`, until they give `count` times `amounts`, of the group's
+        bundles or of no group, but not of `beside`: what waits need not wait for their time. With the core's lock held.
+        """
+        wanted = {name: amount * count for name, amount in amounts.items()}
+        if not wanted:
+            return
+        used_until = time.monotonic() - unused_s
+        for work in self.by_key.values():
+            if work is beside or work.queue or not work.leases:
+                continue
+            group = work.spec.get("group")
+            if (group and group[0]) != group_id or wanted.keys().isdisjoint(work.spec["amounts"]):
+                continue
+            for lease in tuple(work.leases):
+                if not lease.pending and lease.idle_since <= used_until:
+                    self._give_back(lease)
+                    for name, amount in work.spec["amounts"].items():
+                        if wanted.get(name, 0) > amount:
+                            wanted[name] -= amount
+                        else:
+                            wanted.pop(name, None)
+                    if not wanted:
+                        return
 
     def _tick(self, now: float) -> None:
         """Tell changed backlogs, return leases that nobody used for a while."""
