@@ -118,7 +118,9 @@ def _update(live: ClusterFile, text: str, loaded: Any, *, yes: bool, dry_run: bo
 
     It may still be starting, or a process of it may just be coming back: returns when work can run.
     """
+    from shoal.assembly.cluster import CONFIG_IN_FORCE
     from shoal.assembly.ready import wait_until_ready
+    from shoal.config.diagnostics import ConfigErrors
     from shoal.config.difference import Effect, difference
     from shoal.config.load import load
     from shoal.foundation.errors import BadInput
@@ -126,9 +128,17 @@ def _update(live: ClusterFile, text: str, loaded: Any, *, yes: bool, dry_run: bo
 
     name = live.name
     path = discovery.state_dir(name) / "cluster.yaml"
-    held = load(path)
+    is_whole = True
+    try:
+        held = load(path)
+    except ConfigErrors:
+        # Somebody broke the cluster's own copy: it runs with the one in force, and a good file mends it.
+        is_whole, held = False, load(path.with_name(CONFIG_IN_FORCE))
     changes = difference(held, loaded)
     if held.text_hash == loaded.text_hash or not changes:
+        if not is_whole and not dry_run:
+            discovery.write_private(path, text.encode())
+            say(f"the cluster's own copy of its file was broken: {path} is written anew")
         wait_until_ready(live, lambda text: None)
         click.echo(f"cluster `{name}` is up; nothing to change")
         return

@@ -59,6 +59,24 @@ def test_a_broken_file_is_reported_and_the_old_one_stays(cluster: Cluster) -> No
     report = until(lambda: cluster.status()["autoscaler"], what="a report of the autoscaler")
     assert report["session"] == 1
 
+    out = cluster.up()
+
+    assert "nothing to change" in out
+    assert path.read_text() == cluster.path.read_text()
+
+
+def test_a_changed_file_is_taken_over_a_broken_one(cluster: Cluster) -> None:
+    """What is compared is the file in force; what the autoscaler goes by afterwards is the new one."""
+    path = discovery.state_dir("t") / "cluster.yaml"
+    path.write_text("max_workers: [")
+    until(lambda: "config_refused" in kinds(cluster), what="the autoscaler reports it")
+    cluster.rewrite({**SMALL, "max_workers": 2})
+
+    assert "max_workers from `4` to `2`" in cluster.up()
+
+    until(lambda: "config_changed" in kinds(cluster), what="the autoscaler takes it over")
+    assert path.read_text() == cluster.path.read_text()
+
 
 def test_a_mistake_in_the_file_is_told_with_its_place_and_starts_nothing(make_cluster: Callable[..., Cluster]) -> None:
     made = make_cluster(max_wrokers=3)
