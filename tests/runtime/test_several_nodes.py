@@ -53,12 +53,28 @@ def read_where(array: Any, *more: Any) -> str:
 
 
 @shoal.remote(num_cpus=1, max_retries=0)
-def hold(path: str) -> None:
+def hold(path: str) -> str:
     """Run as long as the file, which this makes, is there."""
     flag = Path(path)
     flag.touch()
     while flag.exists():
         time.sleep(0.01)
+    return shoal.get_runtime_context().get_node_id()
+
+
+class Held:
+    """Tasks that all run at once, until `end`."""
+
+    def __init__(self, place: Path, name: str, count: int, **options: Any) -> None:
+        self.flags = [place / f"{name}{one}" for one in range(count)]
+        self.refs = [hold.options(**options).remote(str(flag)) for flag in self.flags]
+        eventually(lambda: all(flag.exists() for flag in self.flags), 30)
+
+    def end(self) -> list[str]:
+        """Let them end; return where they ran."""
+        for flag in self.flags:
+            flag.unlink()
+        return shoal.get(self.refs, timeout=30)
 
 
 @pytest.fixture
@@ -155,13 +171,65 @@ def test_a_task_does_not_wait_for_the_node_of_its_argument(three: Nodes) -> None
     there = NodeAffinitySchedulingStrategy(ids["a"], soft=False)
     made = make.options(scheduling_strategy=there).remote(MIB_50 // 8)
     shoal.wait([made], timeout=20)
-    flags = [three.place / f"busy{one}" for one in range(2)]
-    busy = [hold.options(scheduling_strategy=there).remote(str(flag)) for flag in flags]
-    eventually(lambda: all(flag.exists() for flag in flags), 20)
+    busy = Held(three.place, "busy", 2, scheduling_strategy=there)
     assert shoal.get(read_where.remote(made), timeout=20) == ids["head"]
-    for flag in flags:
-        flag.unlink()
-    shoal.get(busy, timeout=20)
+    assert busy.end() == [ids["a"]] * 2
+
+
+def test_spread_work_is_dealt_evenly_and_other_work_packed(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    for batch in range(5):
+        eventually(lambda: shoal.available_resources().get("CPU") == 5.0)
+        assert sorted(Held(three.place, f"spread{batch}", 3, scheduling_strategy="SPREAD").end()) == sorted(
+            ids.values()
+        )
+    for batch in range(5):
+        eventually(lambda: shoal.available_resources().get("CPU") == 5.0)
+        assert Held(three.place, f"packed{batch}", 1).end() == [ids["head"]]
+    eventually(lambda: shoal.available_resources().get("CPU") == 5.0)
+    several = Held(three.place, "several", 5)
+    found = several.end()
+    assert {name: found.count(node_id) for name, node_id in ids.items()} == {"head": 1, "a": 2, "b": 2}
+
+
+def test_what_home_cannot_hold_runs_elsewhere_at_once(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    home = Held(three.place, "home", 1)
+    assert shoal.get(where.remote(), timeout=10) in (ids["a"], ids["b"])
+    assert shoal.get(where.options(num_cpus=2).remote(), timeout=10) in (ids["a"], ids["b"]), "more than home ever has"
+    assert home.end() == [ids["head"]]
+
+
+def test_waiting_work_moves_to_a_node_that_joins(place: Path) -> None:
+    with cluster_of(place, head={"CPU": 1}) as nodes:
+        home = Held(place, "home", 1)
+        waiting = [where.remote() for _ in range(3)]
+        assert shoal.wait(waiting, timeout=0.3)[0] == []
+        joined = nodes.start("c", CPU=1).told["node_id"]
+        for node in nodes.nodes.values():
+            node.log.unlink()
+        assert shoal.get(waiting, timeout=20) == [joined] * 3
+        home.end()
+
+
+def test_work_pushed_behind_a_task_that_turns_out_long_runs_elsewhere(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    flag = three.place / "long"
+
+    @shoal.remote(num_cpus=1, max_retries=0)
+    def brief(is_long: bool) -> str:
+        if is_long:
+            flag.touch()
+            while flag.exists():
+                time.sleep(0.01)
+        return shoal.get_runtime_context().get_node_id()
+
+    for _ in range(20):
+        shoal.get(brief.remote(False), timeout=20)
+    long, *rest = [brief.remote(one == 0) for one in range(20)]
+    assert set(shoal.get(rest, timeout=20)) <= {ids["a"], ids["b"]}, "while the first still runs at home"
+    flag.unlink()
+    assert shoal.get(long, timeout=20) == ids["head"]
 
 
 def test_an_actor_on_another_node_answers_and_its_refs_can_be_read(three: Nodes) -> None:

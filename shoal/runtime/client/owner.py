@@ -35,6 +35,8 @@ IDLE_LEASE_S = 0.1
 """How long an unused lease is kept for the next task."""
 IDLE_WANTED_S = 0.005
 """How long an unused lease is kept while other work of ours that has some leases waits for more."""
+SPREAD_TOLD_MAX = 64
+"""How many waiting tasks that are spread are told one by one: the first worker would else run them all meanwhile."""
 NEED_PAUSE_S = 0.005
 """How often at most a changed backlog is told to the agent."""
 NEAR_NODES_MAX = 64
@@ -100,7 +102,9 @@ class WorkClass:
         "duration_us",
         "ended",
         "is_known",
+        "is_pushed",
         "is_single_use",
+        "is_spread",
         "key",
         "leases",
         "placed",
@@ -118,6 +122,10 @@ class WorkClass:
         self.key, self.spec = key, spec
         self.is_single_use: bool = spec.get("is_single_use", False)
         """Each worker runs one task."""
+        self.is_spread: bool = spec.get("spread", False)
+        """Every batch is dealt round the nodes anew, so no lease is kept for the next one."""
+        self.is_pushed = not (self.is_single_use or self.is_spread)
+        """Whether a new task may go straight to a worker that we have."""
         self.queue: collections.deque[ObjectRef[Any]] = collections.deque()
         self.leases: list[Lease] = []
         self.seen = self.seen_anywhere = 0
@@ -202,7 +210,7 @@ class Owner:
     def push(self, ref: ObjectRef[Any], recipe: Recipe) -> None:
         """Send a task whose arguments are ready to a worker with room, or queue it. With the core's lock held."""
         work = recipe.work
-        if not work.queue and work.leases and not work.is_single_use:
+        if not work.queue and work.leases and work.is_pushed:
             lease = self._with_room(work, recipe)
             if lease is not None:
                 link = lease.link
@@ -223,7 +231,8 @@ class Owner:
             self.fail(ref, work.ended, False)
             return
         work.queue.append(ref)
-        if len(work.queue) == 1 or not work.told:
+        waiting = len(work.queue)
+        if waiting == 1 or not work.told or (work.is_spread and waiting <= SPREAD_TOLD_MAX):
             self.tell_need(work)
 
     def end_class(self, work: WorkClass, why: str) -> None:
@@ -318,6 +327,13 @@ class Owner:
             if not queue and work.told:
                 self.tell_need(work)
         if not link.pending:
+            self._rest(lease)
+
+    def _rest(self, lease: Lease) -> None:
+        """Nothing is left for a lease: keep it for the next task, unless that is to be dealt anew."""
+        if lease.work.is_spread and not lease.work.queue:
+            self._give_back(lease)
+        else:
             lease.idle_since = time.monotonic()
 
     # ---------------------------------------------------------------------------------------------- demand
@@ -543,7 +559,7 @@ class Owner:
         if lease.work.queue or lease.is_retiring:
             self.refill(lease)
         elif not link.pending:
-            lease.idle_since = time.monotonic()
+            self._rest(lease)
 
     # ---------------------------------------------------------------------------------------------- failures
 

@@ -12,7 +12,7 @@ resends everything or is declared dead. Source: docs/demand.md. Pure: `now_s` co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -109,6 +109,16 @@ class DemandLedger:
         self._frozen: set[str] = set()
         self.unplaceable: dict[str, tuple[str, ...]] = {}
         """Class key to the nodes that do not count for it (`fits_but_waits`)."""
+
+    def newly_granted(self, node: str, granted: Iterable[GrantRow]) -> dict[Hashable, int]:
+        """Return how many grants to each (owner, class) a report names beyond the node's last; before `report`."""
+        found: dict[Hashable, int] = {}
+        for grant in granted:
+            entry = self._entries.get((grant.owner, grant.class_key))
+            more = grant.granted - (entry.granted.get(node, 0) if entry is not None else 0)
+            if more > 0:
+                found[grant.owner, grant.class_key] = more
+        return found
 
     def report(
         self,

@@ -1,9 +1,10 @@
 """Where the head believes there is room: each node's reported free amounts, less what the head has just given away.
 
 A report is older than the orders the head has sent since. So every order leaves a *hold* on its node, which goes when
-a report arrives that must already contain it: any report after the agent's acknowledgement, or one that comes
-`ABSORB_S` after the order where there is none. A bundle handed back is credited until the next report. Both errors
-are harmless: too little room waits for the next report, too much is refused by the agent, who alone decides.
+a report arrives that must already contain it: one that counts the leases it was kept for, any after the agent's
+acknowledgement, or one that comes `ABSORB_S` after the order where there is neither. A bundle handed back is credited
+until the next report. Both errors are harmless: too little room waits for the next report, too much is refused by the
+agent, who alone decides.
 
 Nothing here costs as much as the number of nodes unless nothing fits; a scan that found nothing is remembered until
 some node's room grows.
@@ -34,6 +35,9 @@ class Hold(msgspec.Struct, kw_only=True):
     amounts: Amounts
     absorbed_from_s: float
     until_s: float = math.inf
+    claim: Hashable = None
+    """Who is about to take it, in `units` equal parts: reports say who took how many."""
+    units: int = 0
 
 
 class Spots:
@@ -86,13 +90,20 @@ class Spots:
             self._closed.add(node)
         self._open = None
 
-    def report(self, node: str, free: Amounts | None, now_s: float) -> None:
-        """Take a report: new free amounts (None: as before) and with it every hold that it must contain."""
+    def report(
+        self, node: str, free: Amounts | None, now_s: float, taken: Mapping[Hashable, int] | None = None
+    ) -> None:
+        """Take a report: new free amounts (None: as before) and with it every hold that it must contain.
+
+        `taken` says how many units of each claim are in it for the first time.
+        """
         spot = self._spots.get(node)
         if spot is None:
             return
         holds = self._holds[node]
         if holds:
+            for claim, units in (taken or {}).items():
+                self._absorb(holds, claim, units)
             for key in [key for key, hold in holds.items() if hold.absorbed_from_s <= now_s]:
                 del holds[key]
                 self._expiring.pop(key, None)
@@ -113,6 +124,8 @@ class Spots:
         *,
         absorbed_after_s: float = ABSORB_S,
         until_s: float = math.inf,
+        claim: Hashable = None,
+        units: int = 0,
     ) -> None:
         """Take `amounts` from the node's room until a report contains them (`absorbed_after_s` inf: after `ack`)."""
         spot = self._spots.get(node)
@@ -120,10 +133,27 @@ class Spots:
             return
         if key in self._holds[node]:
             self.release(node, key)
-        self._holds[node][key] = Hold(amounts=amounts, absorbed_from_s=now_s + absorbed_after_s, until_s=until_s)
+        self._holds[node][key] = Hold(
+            amounts=amounts, absorbed_from_s=now_s + absorbed_after_s, until_s=until_s, claim=claim, units=units
+        )
         if until_s != math.inf:
             self._expiring[key] = (node, until_s)
         self._change(node, spot, amounts, -1)
+
+    def _absorb(self, holds: dict[Hashable, Hold], claim: Hashable, units: int) -> None:
+        """Shorten the claim's holds by what was taken, the oldest first."""
+        for key in [key for key, hold in holds.items() if hold.units and hold.claim == claim]:
+            hold = holds[key]
+            part = min(units, hold.units)
+            units -= part
+            if part == hold.units:
+                del holds[key]
+                self._expiring.pop(key, None)
+            else:
+                share = {name: amount // hold.units * part for name, amount in hold.amounts.items()}
+                hold.amounts, hold.units = minus(hold.amounts, share), hold.units - part
+            if not units:
+                return
 
     def ack(self, node: str, key: Hashable, now_s: float, amounts: Amounts | None = None) -> None:
         """The agent has done it: the next report contains the hold, which now is `amounts` (None: as before)."""
@@ -313,16 +343,17 @@ class Spots:
 
     def _dealt(self, ranked: Sequence[tuple[int, int, Spot]], amounts: Amounts, count: int) -> list[tuple[str, int]]:
         """Deal units one by one round the nodes, starting where the last round ended."""
-        start = self._cursor % len(ranked)
-        order = [*ranked[start:], *ranked[:start]]
+        start = self._cursor % len(self.open_spots())  # a place among all of them: who is full now keeps its turn
+        order = sorted(ranked, key=lambda one: one[1] < start)
         room = {spot.spot_id: how_many(amounts, spot.free, count) for _, _, spot in order}
+        places = {spot.spot_id: place for _, place, spot in order}
         given = dict.fromkeys(room, 0)
         while count > 0 and any(given[node] < room[node] for node in room):
             for node in room:
                 if count > 0 and given[node] < room[node]:
                     given[node] += 1
                     count -= 1
-                    self._cursor += 1
+                    self._cursor = places[node] + 1
         return [(node, units) for node, units in given.items() if units]
 
     def _window(self, spots: Sequence[Spot], bundles: Sequence[Bundle], most: int) -> list[Spot]:

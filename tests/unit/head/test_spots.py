@@ -149,6 +149,37 @@ def test_spread_deals_one_by_one() -> None:
     assert spots.pick_many({"CPU": CPU}, Selector(), 5, spread=False) == [("a", 2), ("b", 2), ("c", 1)]
 
 
+def test_spread_goes_on_after_the_node_it_ended_with_whoever_is_full() -> None:
+    spots = Spots()
+    for name in ("a", "b", "c"):
+        spots.join(name, {"CPU": 2 * CPU}, {})
+
+    given = []
+    for free in ({"CPU": 2 * CPU}, {}, {"CPU": 2 * CPU}, {"CPU": 2 * CPU}):
+        spots.report("a", free, 0.0)
+        given += spots.pick_many({"CPU": CPU}, Selector(), 1, spread=True)
+    assert given == [("a", 1), ("b", 1), ("c", 1), ("a", 1)]
+
+
+def test_leases_that_a_report_counts_are_not_held_beside_it() -> None:
+    spots = Spots()
+    spots.join("a", {"CPU": 8 * CPU}, {})
+    mine, other = (b"owner", "class"), (b"other", "class")
+    spots.hold("a", 1, {"CPU": 3 * CPU}, 0.0, until_s=0.5, claim=mine, units=3)
+    spots.hold("a", 2, {"CPU": CPU}, 0.0, until_s=0.5, claim=other, units=1)
+    spots.hold("a", 3, {"CPU": 2 * CPU}, 0.0, until_s=0.5, claim=mine, units=2)
+    assert spots.free("a") == {"CPU": 2 * CPU}
+
+    spots.report("a", {"CPU": 6 * CPU}, 0.01, {mine: 2})
+    assert spots.free("a") == {"CPU": 2 * CPU}, "two have become leases: the room is as before"
+    spots.report("a", None, 0.02, {mine: 2, (b"unknown", "class"): 5})
+    assert spots.free("a") == {"CPU": 4 * CPU}, "others came back meanwhile"
+    spots.report("a", {"CPU": 4 * CPU}, 0.03)
+    assert spots.free("a") == {"CPU": 2 * CPU}, "what nobody has taken is still held"
+    spots.expire(0.5)
+    assert spots.free("a") == {"CPU": 4 * CPU}
+
+
 def test_a_scan_that_found_nothing_costs_nothing_until_room_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     spots = Spots()
     for number in range(100):

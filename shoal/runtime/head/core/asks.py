@@ -227,7 +227,7 @@ class Asks:
         )
         answer = []
         for node_id, count in found:
-            self._core.rounds.reserve(node_id, amounts, count)
+            self._core.rounds.reserve(node_id, amounts, count, caller.process, str(args.get("class_key") or ""))
             answer.append([node_id, self._core.nodes.alive[node_id].row.address, count])
         return answer
 

@@ -218,6 +218,7 @@ class Nodes:
             member.stats = report.stats
         if is_changed:
             self._view.touch(NODE, member.node_id)
+        taken = self._demand.newly_granted(member.node_id, report.granted) if report.granted else None
         if report.backlog or report.granted or report.is_full:
             touched = self._demand.report(member.node_id, report.backlog, report.granted, now_s, is_full=report.is_full)
             for class_key in touched:
@@ -227,7 +228,7 @@ class Nodes:
             member.answered_s = now_s
             self._out.send(member.connection, Reply(0, b"", True, None))
         growth = self._spots.growth
-        self._spots.report(member.node_id, report.free, now_s)
+        self._spots.report(member.node_id, report.free, now_s, taken)
         return self._spots.growth != growth
 
     def silent(self) -> list[Member]:

@@ -58,12 +58,13 @@ class Rounds:
         self._groups.try_refused()
         self._actors.try_refused()
 
-    def reserve(self, node_id: str, amounts: Amounts, count: int) -> None:
-        """Keep room for leases that somebody is about to ask for, for a moment."""
+    def reserve(self, node_id: str, amounts: Amounts, count: int, owner: bytes, class_key: str) -> None:
+        """Keep room for leases that an owner is about to ask for, for a moment."""
         self._reservations += 1
         now_s, part = self._out.now_s, {name: amount * count for name, amount in amounts.items()}
         until_s = now_s + self._out.settings.place_hold_s
-        self._spots.hold(node_id, ("lease", self._reservations), part, now_s, until_s=until_s)
+        claim = (owner, class_key)
+        self._spots.hold(node_id, ("lease", self._reservations), part, now_s, until_s=until_s, claim=claim, units=count)
 
     def _push(self, grown: set[str]) -> None:
         keys = self._demand.waiting_keys()
@@ -82,7 +83,7 @@ class Rounds:
                         continue
                     count = how_many(row.amounts, self._spots.free(node_id), waiting)
                     if count:
-                        self.reserve(node_id, row.amounts, count)
+                        self.reserve(node_id, row.amounts, count, owner, class_key)
                         found.append((node_id, count))
                         waiting -= count
                 if found:
