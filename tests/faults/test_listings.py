@@ -13,7 +13,7 @@ from tests.faults.conftest import ByHand, eventually
 
 DRIVER = """
 import numpy, shoal, sys, time
-shoal.init()
+shoal.init(log_to_driver=False)  # the first line that it prints is read as its own
 
 @shoal.remote(resources={"there": 0.1})
 def make():
