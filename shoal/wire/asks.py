@@ -55,6 +55,9 @@ class What(StrEnum):
     """entrypoint, namespace, pid, process, labels -> {job}. The job ends with the process."""
     END_JOB = "end_job"
     """job -> None."""
+    LAST_PRINTS = "last_prints"
+    """job, node_ids, timeout_s -> anything, once these nodes' workers of the job have sent what they printed so far, as
+    `Tell("printed", ...)` before the reply; what does not answer by the timeout is not waited for."""
     PUT_KEY = "put_key"
     """space, key, value (bytes), is_overwriting -> bool: whether it was stored."""
     GET_KEY = "get_key"

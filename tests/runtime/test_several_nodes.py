@@ -129,6 +129,30 @@ def test_prints_of_another_node_reach_the_driver_with_the_node_said(
         assert re.fullmatch(rf"\(say pid=\d+{where}\) {word}", line)
 
 
+def test_what_ran_elsewhere_and_printed_just_before_the_end_is_shown(
+    three: Nodes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    @shoal.remote(num_cpus=1)
+    def say(word: str) -> None:
+        os.write(1, f"last words of {word}\n".encode())  # as C code prints: seen when somebody looks
+
+    @shoal.remote(num_cpus=1)
+    class Speaker:
+        def say(self, word: str) -> None:
+            os.write(1, f"last words of {word}\n".encode())  # as C code prints: seen when somebody looks
+
+    at = {name: NodeAffinitySchedulingStrategy(node.told["node_id"], soft=False) for name, node in three.nodes.items()}
+    speaker = Speaker.options(scheduling_strategy=at["b"]).remote()
+    shoal.get(speaker.say.remote("an early actor"), timeout=20)
+    here = [say.options(scheduling_strategy=at[name]).remote(f"a task on {name}") for name in at]
+    shoal.get([*here, speaker.say.remote("an actor")], timeout=20)
+    shoal.shutdown()
+
+    shown = capfd.readouterr().out
+    for who in ("an early actor", "an actor", "a task on head", "a task on a", "a task on b"):
+        assert f"last words of {who}\n" in shown
+
+
 def test_large_objects_travel_and_small_results_come_home(three: Nodes) -> None:
     ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
     at = {name: NodeAffinitySchedulingStrategy(node_id, soft=False) for name, node_id in ids.items()}

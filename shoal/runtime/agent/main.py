@@ -445,9 +445,7 @@ class Agent:
     def _on_local(self, client: Client, message: list[Any]) -> None:
         _, n, what, args = message
         if what == "prints":
-            workers = [one for one in self.pool.workers.values() if one.job == client.job]
-            serial = self.logs.show(workers, lambda: client.tell(wire.ANSWER, n, True, None))
-            asyncio.get_running_loop().call_later(SHOW_LIMIT_S, self.logs.give_up, serial)
+            self.show_prints(client.job, lambda: client.tell(wire.ANSWER, n, True, None))
             return
         try:
             value = self.state.answer(what, args)
@@ -457,6 +455,12 @@ class Agent:
             client.tell(wire.ANSWER, n, False, ["ValueError", str(error)])
         else:
             client.tell(wire.ANSWER, n, True, value)
+
+    def show_prints(self, job: str, call: Callable[[], None]) -> None:
+        """Have the job's workers here send what they printed so far, then `call`; after `SHOW_LIMIT_S` in any case."""
+        workers = [one for one in self.pool.workers.values() if one.job == job]
+        serial = self.logs.show(workers, call)
+        asyncio.get_running_loop().call_later(SHOW_LIMIT_S, self.logs.give_up, serial)
 
     def _on_fate(self, client: Client, message: list[Any]) -> None:
         """Somebody lost its connection to a process and asks whether it is dead."""

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from shoal.foundation.errors import ShoalError
 from shoal.foundation.ids import NODE_ID_BYTES
 from shoal.runtime.client.reactor import Link
+from shoal.runtime.client.refs import Home
 from shoal.runtime.decide.repeats import Repeats
 from shoal.wire import tasks as wire
+from shoal.wire.asks import What
 
 if TYPE_CHECKING:
     from shoal.runtime.client.session import Session
@@ -124,11 +126,21 @@ class News:
                     self._session.later(functools.partial(self._write, is_error, shown))
 
     def show_rest(self) -> None:
-        """Before the session ends: have the workers of this node send what they printed last, and show all of it."""
+        """Before the session ends: have its workers on all nodes send what they printed last; show it."""
         session = self._session
         if session.log_to_driver and not session.core.is_closed:
+            core, answers, asked = session.core, list[bool](), 1
+
+            def answered(is_ok: bool, value: Any) -> None:
+                answers.append(is_ok)
+
+            core.request(wire.LOCAL, "prints", {}, answered)
+            if nodes := self._other_nodes():
+                args = {"job": session.job, "node_ids": nodes, "timeout_s": LAST_PRINTS_S}
+                core.request(wire.ASK, What.LAST_PRINTS, args, answered)
+                asked = 2
             with contextlib.suppress(OSError, ShoalError):
-                session.core.ask("prints", {}, kind=wire.LOCAL, limit_s=LAST_PRINTS_S)
+                core.wait(lambda: len(answers) == asked, LAST_PRINTS_S)
             done = threading.Event()
             session.later(done.set)
             done.wait(LAST_PRINTS_S)
@@ -136,6 +148,14 @@ class News:
             for is_error, repeats in self._repeats.items():
                 if repeats is not None:
                     self._write(is_error, repeats.rest())
+
+    def _other_nodes(self) -> list[str]:
+        """Return the other nodes on which work of ours has run: we are connected to their agents or their workers."""
+        core, nodes = self._session.core, set(self._session.owner.agents)
+        for link in core.links():
+            if not link.peer.startswith(b"agent:"):
+                nodes.add(link.peer[:NODE_ID_BYTES].hex())
+        return sorted(nodes - {"", Home.node_id})
 
     @staticmethod
     def _write(is_error: bool, lines: list[str]) -> None:

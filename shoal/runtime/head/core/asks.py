@@ -87,6 +87,7 @@ class Asks:
             What.IS_ALIVE: self._is_alive,
             What.START_JOB: self._start_job,
             What.END_JOB: self._end_job,
+            What.LAST_PRINTS: self._last_prints,
             What.PUT_KEY: self._put_key,
             What.GET_KEY: lambda _, args: core.keys.read(_text(args, "space"), _text(args, "key")),
             What.DELETE_KEY: lambda _, args: core.keys.delete(_text(args, "space"), _text(args, "key")),
@@ -243,6 +244,12 @@ class Asks:
 
     def _end_job(self, caller: Caller, args: dict[str, Any]) -> None:
         self._core.end_job(_text(args, "job"), str(args.get("why") or "its driver ended it"))
+
+    def _last_prints(self, caller: Caller, args: dict[str, Any]) -> Any:
+        wanted = {"job": _text(args, "job"), "timeout_s": float(args["timeout_s"])}
+        node_ids = [str(one) for one in args["node_ids"]]
+        self._core.queries.ask("prints", wanted, lambda value: self._reply(caller, True, None), node_ids=node_ids)
+        return LATER
 
     def _put_key(self, caller: Caller, args: dict[str, Any]) -> Any:
         return self._core.keys.put(
