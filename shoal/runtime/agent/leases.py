@@ -261,7 +261,9 @@ class Leases:
         addresses = worker.client.info.get("addresses", [])
         gpus = [str(gpu) for gpu in sorted(lease.grip.gpus)]
         lease.granted_at = self._clock.monotonic_s()
-        row.client.tell(wire.LEASED, row.key, lease.number, worker.process, addresses, gpus)
+        # A turn later: what `bind` wrote leaves at the end of this one, so no task can be there before it.
+        leased = (wire.LEASED, row.key, lease.number, worker.process, addresses, gpus)
+        self._loop.call_soon(row.client.tell, *leased)
 
     # ---------------------------------------------------------------------------------------------- no room
 

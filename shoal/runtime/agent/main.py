@@ -379,6 +379,7 @@ class Agent:
         info["amounts"] = grip.amounts
         info["group"] = group
         client.tell(wire.BIND, info)
+        client.connection.flush()  # it must be there before anything that an owner sends to this worker
 
     def _worker_died(self, worker: Worker, why: str) -> None:
         """The verdict about a worker."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from shoal.runtime.client.session import Session
 
 T = TypeVar("T")
-dropped_streams: collections.deque[int] = collections.deque()
 
 
 class Stream:
@@ -144,7 +143,7 @@ class ObjectRefGenerator(Generic[T]):
         raise TypeError("an ObjectRefGenerator cannot be passed on; pass the refs that it yields")
 
     def __del__(self) -> None:
-        dropped_streams.append(self._task._n)
+        self._streams.dropped.append(self._task._n)
 
 
 class Streams:
@@ -154,6 +153,8 @@ class Streams:
         self._session = session
         self._core: Core = session.core
         self._open: dict[int, Stream] = {}
+        self.dropped: collections.deque[int] = collections.deque()
+        """Streams whose generators are gone, by number."""
         session.core.handlers[wire.ITEM] = self._on_item
         session.core.on_tick.append(self._tick)
 
@@ -304,8 +305,8 @@ class Streams:
                 self._core.touch(stream.link)
 
     def _tick(self, now: float) -> None:
-        while dropped_streams:
-            self.stop(dropped_streams.popleft())
+        while self.dropped:
+            self.stop(self.dropped.popleft())
 
     # ---------------------------------------------------------------------------------------------- wait
 

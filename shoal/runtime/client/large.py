@@ -23,7 +23,7 @@ from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import Hold, ObjectRef, context, escape, groups
 from shoal.runtime.client.remote_store import RemoteReader, RemoteWriter, remote_store
 from shoal.runtime.client.results import own_refs
-from shoal.runtime.client.sources import Made, Source, sources_gone
+from shoal.runtime.client.sources import Made, Source
 from shoal.runtime.store.reader import Reader
 from shoal.runtime.store.segments import Located, Segment
 from shoal.runtime.store.values import Dumped, load_view
@@ -45,17 +45,14 @@ REBUILDS_MAX = 3
 class StoredHold:
     """Rides on an owner's ref of a stored value; its end frees the value."""
 
-    __slots__ = ("node_id", "object_id")
+    __slots__ = ("freed", "node_id", "object_id")
 
-    def __init__(self, object_id: bytes, node_id: str) -> None:
-        self.object_id, self.node_id = object_id, node_id
+    def __init__(self, object_id: bytes, node_id: str, freed: collections.deque[tuple[bytes, str]]) -> None:
+        self.object_id, self.node_id, self.freed = object_id, node_id, freed
 
     def __del__(self) -> None:
         if self.object_id:
-            freed.append((self.object_id, self.node_id))
-
-
-freed: collections.deque[tuple[bytes, str]] = collections.deque()
+            self.freed.append((self.object_id, self.node_id))
 
 
 class Stored:
@@ -68,6 +65,9 @@ class Stored:
         self._reader: Reader | RemoteReader | None = None
         self.lineage: collections.OrderedDict[int, int] = collections.OrderedDict()
         """Numbers of our refs whose making is remembered, with the bytes that takes; those of sources are negative."""
+        self._freed: collections.deque[tuple[bytes, str]] = collections.deque()
+        self._sources_gone: collections.deque[int] = collections.deque()
+        # Of this session alone: numbers begin anew in each, and what an earlier one left may end at any time.
         self._sources: weakref.WeakValueDictionary[int, Source] = weakref.WeakValueDictionary()
         self._lineage_bytes = 0
         self._evicted: set[int] = set()
@@ -117,7 +117,7 @@ class Stored:
         format, data = self._write(dumped, refs, core.process, list(core.address[1]), n, ref.binary())
         if format == wire.STORED:
             place = data[0]
-            ref._hold = StoredHold(place[0], place[1])
+            ref._hold = StoredHold(place[0], place[1], self._freed)
             with core.lock:
                 self._numbers[place[0]] = n
                 escape(ref)
@@ -281,8 +281,9 @@ class Stored:
     def source_of(self, ref: ObjectRef[Any], message: Any, pins: Any) -> Source:
         """Return what makes the several values of a task again, if it may. With the core's lock held."""
         if ref._tries == 0:
-            return Source(ref._n, None, None, ref._recipe, 0)
-        source = self._sources[-ref._n] = Source(ref._n, message, pins, ref._recipe, ref._tries)
+            return Source(ref._n, None, None, ref._recipe, 0, self._sources_gone)
+        source = Source(ref._n, message, pins, ref._recipe, ref._tries, self._sources_gone)
+        self._sources[-ref._n] = source
         self._note_lineage(-ref._n, message)
         return source
 
@@ -423,7 +424,7 @@ class Stored:
         """Take charge of a stored value that a task of ours has made. With the core's lock held."""
         place = data[0]
         holds = ref._hold
-        hold: Any = StoredHold(place[0], place[1])
+        hold: Any = StoredHold(place[0], place[1], self._freed)
         if isinstance(holds, dict):
             holds[b"stored"] = hold
         else:
@@ -436,6 +437,7 @@ class Stored:
 
     def _let_go(self) -> None:
         """Tell the agent what has ended here: values of ours, and looks at others'."""
+        freed = self._freed
         if freed:
             found = []
             try:
@@ -449,9 +451,9 @@ class Stored:
             if self.lineage:
                 with self._core.lock:
                     self._forget_lineage(found)
-        while sources_gone:
+        while self._sources_gone:
             with self._core.lock:
-                self._lineage_bytes -= self.lineage.pop(-sources_gone.popleft(), 0)
+                self._lineage_bytes -= self.lineage.pop(-self._sources_gone.popleft(), 0)
         reader = self._reader
         if reader is not None:
             gone = reader.drain()

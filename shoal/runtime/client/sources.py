@@ -9,16 +9,15 @@ from typing import Any
 class Source:
     """A task that can be run again: its message, and what its arguments refer to. None once it was evicted."""
 
-    __slots__ = ("__weakref__", "message", "n", "pins", "recipe", "tries")
+    __slots__ = ("__weakref__", "gone", "message", "n", "pins", "recipe", "tries")
 
-    def __init__(self, n: int, message: Any, pins: Any, recipe: Any, tries: int) -> None:
+    def __init__(self, n: int, message: Any, pins: Any, recipe: Any, tries: int, gone: collections.deque[int]) -> None:
+        """`gone` takes the number when the last value of it has ended."""
         self.n, self.message, self.pins, self.recipe, self.tries = n, message, pins, recipe, tries
+        self.gone = gone
 
     def __del__(self) -> None:
-        sources_gone.append(self.n)
-
-
-sources_gone: collections.deque[int] = collections.deque()
+        self.gone.append(self.n)
 
 
 class Made:

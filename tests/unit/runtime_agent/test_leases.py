@@ -34,6 +34,7 @@ class Desk:
     def __init__(self, spec: dict[str, Any]) -> None:
         self.asked: list[int] = []
         self.near: list[int] = []
+        self.told: list[Any] = []
         self.is_near_known = True
         self.clock = sim_time.HandClock()
         self.leases = Leases(
@@ -42,12 +43,11 @@ class Desk:
             Pool(),  # type: ignore[arg-type]
             HERE,
             {},
-            bind=lambda *_: None,
+            bind=lambda *_: self.told.append(["bind"]),
             place=lambda row, count: self.asked.append(count),
             place_near=self._near,
             changed=lambda: None,
         )
-        self.told: list[Any] = []
         self.client = Client(SimpleNamespace(send=self.told.append), "driver", b"owner", 1, {})  # type: ignore[arg-type]
         self.row = self.client.classes[1] = ClassRow(self.client, 1, {"amounts": {"CPU": UNIT}, **spec})
 
@@ -57,15 +57,35 @@ class Desk:
 
     async def need(self, waiting: int, seen: int = 0, seen_anywhere: int = 0) -> None:
         self.leases.need(self.client, 1, waiting, seen, -1, 0, max(seen, seen_anywhere))
-        await asyncio.sleep(0)
+        await _two_turns()
 
     async def placed(self, count: int, here: int) -> None:
         self.leases.placed(self.row, count, here)
-        await asyncio.sleep(0)
+        await _two_turns()
 
     @property
     def granted(self) -> int:
         return sum(message[0] == wire.LEASED for message in self.told)
+
+
+async def _two_turns() -> None:
+    """One to grant, and one until the owner is told."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
+async def _an_owner_hears_of_a_lease_a_turn_after_its_worker() -> None:
+    desk = Desk({})
+    desk.leases.need(desk.client, 1, 1, 0, -1, 0, 0)
+    await asyncio.sleep(0)
+    assert [message[0] for message in desk.told] == ["bind"]
+    await asyncio.sleep(0)
+    assert [message[0] for message in desk.told] == ["bind", wire.LEASED]
+
+
+def test_an_owner_hears_of_a_lease_a_turn_after_its_worker() -> None:
+    """Else its first task can overtake what the worker must know of it: whose it is, and in which group."""
+    sim_time.run(_an_owner_hears_of_a_lease_a_turn_after_its_worker())
 
 
 async def _a_preference_holds_for_later_work_too(spec: dict[str, Any]) -> None:
@@ -80,7 +100,7 @@ async def _a_preference_holds_for_later_work_too(spec: dict[str, Any]) -> None:
     await desk.need(2, seen=1)
     assert desk.granted == 1, "what was said of earlier work says nothing about this"
     desk.leases.placed(desk.row, 2, 2)
-    await asyncio.sleep(0)
+    await _two_turns()
     assert desk.granted == 3
 
 
