@@ -30,7 +30,7 @@ class Driver:
         self.ray = importlib.import_module(engine)
         started = time.perf_counter()
         if engine == "ray":
-            self.ray.init(num_cpus=2, resources={"custom": 100}, include_dashboard=False)
+            self.ray.init(address="local", num_cpus=2, resources={"custom": 100}, include_dashboard=False)
         else:
             self.ray.init("local", num_cpus=2, resources={"custom": 100})
         self.init_s = time.perf_counter() - started

@@ -43,7 +43,7 @@ def engine_started(name: str, **options: Any) -> Any:
 
     engine = importlib.import_module(name)
     if name == "ray":
-        engine.init(num_cpus=2, include_dashboard=False, **options)
+        engine.init("local", num_cpus=2, include_dashboard=False, **options)
     else:
         engine.init("local", num_cpus=2, **options)
     return engine
