@@ -38,6 +38,8 @@ DEAD_NODES_MAX = 1000
 """How many dead nodes are remembered, the newest."""
 LOOK_S = 0.5
 """How long a `get` that may not wait does wait for its agent's word on where a value lies."""
+SWEPT_BYTES_A_REF = 1000
+"""A put of so many bytes for each ref of the table looks first for those that ended: that costs less than its copy."""
 REBUILDS_MAX = 3
 """How often one `get` has a lost value made again."""
 
@@ -153,7 +155,11 @@ class Stored:
         return wire.STORED, [place, sealed.size, nested]
 
     def _lease(self, size: int) -> Segment:
-        self._let_go()  # first, so that the pages of a value dropped just now, still warm, serve this one
+        # First, so that the pages of a value dropped just now, still warm, serve this one.
+        with self._core.lock:
+            if len(self._core.escaped.refs) * SWEPT_BYTES_A_REF <= size:
+                self._core.escaped.sweep()
+        self._let_go()
         return msgspec.convert(self._core.ask("lease", size, kind=wire.STORE), Segment)  # type: ignore[arg-type]
 
     def _shed(self) -> None:
