@@ -34,7 +34,7 @@ def nap(seconds: float) -> None:
 
 @shoal.remote(max_retries=0)
 def dies() -> None:
-    time.sleep(1)
+    time.sleep(3)  # running work is told of once a second
     os.kill(os.getpid(), signal.SIGKILL)
 
 
