@@ -150,18 +150,8 @@ class TaskDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, ObjectRef[R]]: ...
 
 
-class AllOptions(TaskOptions, total=False):
+class AllOptions(TaskOptions, ActorOptions, total=False):
     """What `@remote(...)` takes, before it is known what it decorates."""
-
-    max_restarts: int
-    max_task_retries: int
-    max_pending_calls: int
-    max_concurrency: int | None
-    concurrency_groups: dict[str, int] | None
-    allow_out_of_order_execution: bool | None
-    lifetime: Literal["detached", "non_detached"] | None
-    namespace: str | None
-    get_if_exists: bool
 
 
 @overload

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from shoal.cli.main import main
 from tests import verify_plan
 
 Run = Callable[..., tuple[int, str, str]]
@@ -35,21 +33,6 @@ DEMAND = """cpu,memory_gib,gpu,gpu_model,count,gang,strategy,labels
 4,8,,,3,train,STRICT_SPREAD,
 1,2,,,1,train,STRICT_SPREAD,
 """
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["shoal", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

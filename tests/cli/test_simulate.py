@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from shoal.cli.main import main
 from shoal.testing.sim_report import percentile
 
 Run = Callable[..., tuple[int, str, str]]
@@ -26,21 +25,6 @@ available_node_types:
   head: {resources: {CPU: 1}, max_workers: 0}
   cpu: {machine_types: [m5.large, m5.xlarge], max_workers: 20}
 """
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["shoal", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shoal.transport import discovery
-from tests.cli.test_usage import told
 
 
 @pytest.mark.parametrize(
@@ -33,15 +33,10 @@ from tests.cli.test_usage import told
     ],
 )
 def test_what_cannot_be_is_said_and_nothing_starts(
-    words: list[str],
-    expected: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    own_places: Path,
+    run: Callable[..., tuple[int, str, str]], words: list[str], expected: str, own_places: Path
 ) -> None:
-    code, out, error = told(monkeypatch, capsys, "start", *words)
+    code, out, error = run("start", *words)
 
     assert code in (1, 2) and not out
     assert error.startswith("error: ") and expected in error.splitlines()[0]
-    assert "Traceback" not in error
     assert discovery.live_clusters(kinds=("cluster", "node")) == []

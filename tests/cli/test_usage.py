@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shoal.cli.main import COMMANDS, main
+from shoal.cli.main import COMMANDS
 
 AWS = Path(__file__).parents[2] / "configs" / "aws.yaml"
 LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
 
 
-def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """Run a command and return (exit code, stdout, stderr)."""
-    monkeypatch.setattr(sys, "argv", ["shoal", *words])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    said = capsys.readouterr()
-    assert isinstance(ended.value.code, int)
-    return ended.value.code, said.out, said.err
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(
@@ -44,10 +37,8 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
         (["up", str(AWS), "--dry-run"], "which this version cannot run machines on yet"),
     ],
 )
-def test_a_mistake_is_one_line_and_a_hint(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
-) -> None:
-    code, out, error = told(monkeypatch, capsys, *words)
+def test_a_mistake_is_one_line_and_a_hint(run: Run, words: list[str], expected: str) -> None:
+    code, out, error = run(*words)
 
     first, second = error.splitlines()
     assert (code, out) == (2, "")
@@ -57,10 +48,8 @@ def test_a_mistake_is_one_line_and_a_hint(
 
 
 @pytest.mark.parametrize("command", ["status", "monitor", "logs", "memory", "timeline", "down"])
-def test_a_command_that_needs_a_live_cluster_says_that_there_is_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
-) -> None:
-    code, out, error = told(monkeypatch, capsys, command)
+def test_a_command_that_needs_a_live_cluster_says_that_there_is_none(run: Run, command: str) -> None:
+    code, out, error = run(command)
 
     assert (code, out) == (1, "")
     assert error.splitlines() == [
@@ -69,18 +58,14 @@ def test_a_command_that_needs_a_live_cluster_says_that_there_is_none(
     ]
 
 
-def test_no_command_shows_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, error = told(monkeypatch, capsys)
+def test_no_command_shows_the_help(run: Run) -> None:
+    _, out, error = run()
 
     assert all(f"\n  {command} " in out + error for command in COMMANDS)
 
 
-def test_a_dry_run_says_what_would_start_with_the_limits_that_were_given(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, out, _ = told(
-        monkeypatch, capsys, "up", str(LOCAL), "--dry-run", "--min-workers", "2", "--max-workers", "3", "-n", "other"
-    )
+def test_a_dry_run_says_what_would_start_with_the_limits_that_were_given(run: Run) -> None:
+    code, out, _ = run("up", str(LOCAL), "--dry-run", "--min-workers", "2", "--max-workers", "3", "-n", "other")
 
     assert code == 0
     assert "would start cluster `other`" in out
