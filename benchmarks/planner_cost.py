@@ -2,6 +2,11 @@
 
     python benchmarks/planner_cost.py                     all rows, about 15 minutes
     python benchmarks/planner_cost.py --seeds 2 --offline-s 3 --sizes 100,1000
+    python benchmarks/planner_cost.py --only mixed/region/3000/5,cpu/27/100/14 --offline-s 600 --bound-s 60 \
+        --out benchmarks/results/planner_cost_offline.json
+
+`--only` measures the rows it names (kind/catalogue/units/seed), each with an offline search, and no times; the file is
+written after each of them.
 
 Each row is one demand and one catalogue: our price after the thinking budget, the proven lower bound, the best plan of
 a longer offline search, and Ray's. Prices are compared with the larger of the bound and 0.99 x the offline plan.
@@ -55,28 +60,63 @@ def main() -> None:
     parser.add_argument("--budget-s", type=float, default=BUDGET_S)
     parser.add_argument("--offline-s", type=float, default=10.0)
     parser.add_argument("--offline-seeds", type=int, default=3, help="seeds that get an offline search")
+    parser.add_argument("--bound-s", type=float, help="seconds for the proven bound beside it; default: as many")
+    parser.add_argument("--only", type=row_names, help="rows to measure, instead of all: mixed/region/3000/5,...")
     parser.add_argument("--skip-ray", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "planner_cost.json")
     words = parser.parse_args()
+    if words.bound_s is None:
+        words.bound_s = words.offline_s
     warm_up()
     rows = []
-    for row in cost_rows(words):
+    for row in named_rows(words) if words.only else cost_rows(words):
         rows.append(row)
         print(line_of(row), flush=True)
-    speed = list(speed_rows())
+        if words.only:
+            keep(words, rows, [])
+    speed = [] if words.only else list(speed_rows())
     for row in speed:
         print(json.dumps(row), flush=True)
+    print(json.dumps(keep(words, rows, speed)["summary"], indent=1))
+
+
+def keep(words: argparse.Namespace, rows: list[dict[str, Any]], speed: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write what is known by now and return it."""
     result = {
         "what": __doc__.split("\n")[0] if __doc__ else "",
         "machine": {"cpus": os.cpu_count(), "python": platform.python_version(), "load_1min": os.getloadavg()[0]},
-        "settings": {"budget_cpu_s": words.budget_s, "offline_cpu_s": words.offline_s, "seeds": words.seeds},
+        "settings": {
+            "budget_cpu_s": words.budget_s,
+            "offline_cpu_s": words.offline_s,
+            "bound_cpu_s": words.bound_s,
+            **({} if words.only else {"seeds": words.seeds}),
+        },
         "summary": summary(rows),
         "rows": rows,
         "speed": speed,
     }
     words.out.parent.mkdir(parents=True, exist_ok=True)
     words.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result["summary"], indent=1))
+    return result
+
+
+def row_names(text: str) -> list[tuple[str, str, int, int]]:
+    """Read `kind/catalogue/units/seed,...`."""
+    found = []
+    for word in text.split(","):
+        kind, catalogue, units, seed = word.split("/")
+        if kind not in ("cpu", "mixed") or catalogue not in CATALOGUES:
+            raise ValueError(word)
+        found.append((kind, catalogue, int(units), int(seed)))
+    return found
+
+
+def named_rows(words: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `--only`, each with an offline search."""
+    for kind, catalogue, units, seed in words.only:
+        classes, offers = demand(kind, units, seed), CATALOGUES[catalogue]()
+        row = cost_row(kind, catalogue, classes, offers, words, is_offline=True, seed=seed)
+        yield {**row, "units": units, "seed": seed}
 
 
 def cost_rows(words: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -120,7 +160,7 @@ def cost_row(
         "machines": sum(len(step.instance_ids) for step in last.steps if hasattr(step, "instance_ids")),
     }
     if is_offline:
-        offline, bound = offline_plan(what, how, words.offline_s, seed)
+        offline, bound = offline_plan(what, how, words.offline_s, words.bound_s, seed)
         row["bound"] = max(row["bound"], bound)
         row["usd_offline"] = min(offline, row["usd"])
     if not words.skip_ray:
@@ -153,8 +193,8 @@ def thought(what: Snapshot, how: Policy, budget_s: float) -> tuple[Plan, Plan, P
     return first, by_rule or last, last, first_ms
 
 
-def offline_plan(what: Snapshot, how: Policy, seconds: float, seed: int) -> tuple[float, float]:
-    """Return the best price of several longer searches, and the best bound of exact pricing, in USD per hour."""
+def offline_plan(what: Snapshot, how: Policy, seconds: float, bound_seconds: float, seed: int) -> tuple[float, float]:
+    """Return the best price of two searches of half the time each, and the best bound of exact pricing, in USD/h."""
     best, bound = float("inf"), 0.0
     for number in range(2):
         began = time.process_time()
@@ -163,7 +203,7 @@ def offline_plan(what: Snapshot, how: Policy, seconds: float, seed: int) -> tupl
             bound = max(bound, (plan.bound_micro or 0) / 1e6)
             if time.process_time() - began > seconds / 2:
                 break
-    return best, max(bound, exact_bound(what, how, seconds))
+    return best, max(bound, exact_bound(what, how, bound_seconds))
 
 
 def exact_bound(what: Snapshot, how: Policy, seconds: float) -> float:

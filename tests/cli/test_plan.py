@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +101,23 @@ def test_the_price_is_the_sum_of_the_machines_list_prices(run: Run, files: tuple
 
 def test_the_same_files_seed_and_effort_give_the_same_bytes(run: Run, files: tuple[Path, Path]) -> None:
     assert _plan(run, files) == _plan(run, files)
+
+
+def test_a_process_of_its_own_writes_json_to_stdout_and_nothing_else(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Solvers print from C, which no captured `sys.stdout` shows."""
+    cluster, demand = files
+    words = ["plan", cluster, "--demand", demand, "--format", "json", "--effort", "3"]
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "shoal", *map(str, words)],
+        capture_output=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+    )
+
+    assert json.loads(ended.stdout)["effort"] > 0, "the solver must have run"
+    assert ended.returncode == 0
 
 
 def test_demand_that_nothing_holds_ends_in_1_and_says_why(run: Run, files: tuple[Path, Path]) -> None:

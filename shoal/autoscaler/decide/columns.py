@@ -391,8 +391,17 @@ class Columns:
         return (best, pattern) if self.prices[best] < self.prices[bin_at] else (bin_at, pattern)
 
 
+class _QuietProgram(highspy.Highs):
+    """HiGHS 1.16 prints a banner to the process's stdout while it is made, unless it is told before that."""
+
+    def enableCallbacks(self) -> None:
+        """Called by the constructor: the first thing of it that prints."""
+        self.setOptionValue("output_flag", False)
+        super().enableCallbacks()  # type: ignore[no-untyped-call]  # highspy ships no types for its class
+
+
 def _quiet_program() -> Any:
-    program = highspy.Highs()  # type: ignore[no-untyped-call]  # highspy ships no types for its class
+    program = _QuietProgram()  # type: ignore[no-untyped-call]  # as above
     for name, value in (
         ("output_flag", False),
         ("threads", 1),
