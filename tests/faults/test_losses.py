@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -195,4 +196,40 @@ def test_a_full_disk_for_spilling_loses_nothing(own_places: Path, small_disk: Ca
         for number, ref in kept.items():
             assert shoal.get(first.remote(ref), timeout=30) == number
         kept.clear()
+        clean_up(nodes)
+
+
+def test_a_value_that_fills_the_store_of_its_reader_is_read_and_never_made_again(own_places: Path) -> None:
+    """More than 80 % full, a node drops copies that nobody reads: not the one that is just being fetched."""
+    with cluster_of(own_places, head={"CPU": 1, "store": 64 * MIB}, a={"CPU": 1, "store": 256 * MIB}) as nodes:
+        made = own_places / "made"
+
+        @shoal.remote(scheduling_strategy=NodeAffinitySchedulingStrategy(nodes.nodes["a"].told["node_id"], soft=False))
+        def make_there(megabytes: int) -> np.ndarray:
+            with made.open("a") as out:
+                out.write("made\n")
+            return np.full(megabytes * MIB, megabytes, np.uint8)
+
+        held = shoal.get(shoal.put(np.ones(45 * MIB, np.uint8)))
+        small, large, huge = (make_there.remote(megabytes) for megabytes in (8, 12, 100))
+        for number in range(3):
+            value = shoal.get(small, timeout=20)
+            assert (value == 8).all(), number
+            del value
+
+        told: list[Any] = []
+        reader = threading.Thread(target=lambda: told.append(shoal.get(large, timeout=30)))
+        kept = shoal.get(small, timeout=20)
+        reader.start()  # there is room for one of the two
+        reader.join(0.5)
+        assert not told
+        del kept
+        reader.join(20)
+        assert (told.pop() == 12).all()
+
+        with pytest.raises(exceptions.ObjectStoreFullError, match="100 MiB, more than this node's object store holds"):
+            shoal.get(huge, timeout=20)
+        assert made.read_text().splitlines() == ["made"] * 3, "a value was made again"
+        made.unlink()
+        del held
         clean_up(nodes)

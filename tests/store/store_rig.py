@@ -55,12 +55,20 @@ class Node:
     """One node's store in a directory of its own."""
 
     def __init__(
-        self, limit_bytes: int, *, loop: Loop | None = None, root: Path | None = None, spill: Path | None = None
+        self,
+        limit_bytes: int,
+        *,
+        loop: Loop | None = None,
+        root: Path | None = None,
+        spill: Path | None = None,
+        wait_s: float = 30.0,
     ) -> None:
         self.loop = loop or Loop()
         self.place = NodeDirectory(root or shared_memory_root(), secrets.token_hex(16), secrets.token_hex(14))
         self.disk = DiskThread(lambda: self.loop.call(self.disk.poll))
-        self.store = NodeStore(self.place.path, limit_bytes, SystemClock(), disk=self.disk, spill_directory=spill)
+        self.store = NodeStore(
+            self.place.path, limit_bytes, SystemClock(), disk=self.disk, spill_directory=spill, wait_s=wait_s
+        )
         self.writer = Writer(self.place.path, self.lease)
         self.reader = Reader(self.place.path)
         self.server: Server | None = None
@@ -113,7 +121,7 @@ class Node:
             )
         answers: list[Any] = []
         self.puller.pull(object_id, sources, answers.append, size=size)
-        self.loop.until(lambda: answers)
+        self.loop.until(lambda: self.store.tick() or answers)
         return answers[0]
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +145,83 @@ def test_an_object_larger_than_the_store_is_refused_before_memory_is_taken(node:
     error = target.pull(object_id, [source.serve()])
     assert isinstance(error, ObjectStoreFullError)
     assert target.store.usage().total == 0
+
+
+def test_a_copy_that_fills_its_store_is_there_for_whoever_fetched_it(node: Make) -> None:
+    """The store is over the mark from which on copies that nobody reads give way."""
+    source, target = node(128 * MIB), node(64 * MIB)
+    source.put(random_array(1))
+    object_id = source.put(random_array(8))
+    held = target.get(target.put(random_array(50)))
+    address = source.serve()
+    target.pull(b"n" * 24, [address])  # makes the puller
+    assert target.puller is not None
+    pinned: list[Any] = []
+
+    target.puller.pull(object_id, [address], lambda error: target.store.pin(b"r", object_id, pinned.append))
+    target.loop.until(lambda: pinned)
+
+    np.testing.assert_array_equal(target.reader.load(object_id, pinned[0]), random_array(8))
+    del held
+    target.drain()
+    assert not any(row.pins for row in target.store.rows()), "the puller still pins it"
+
+
+def test_a_pull_waits_for_room(node: Make) -> None:
+    source, target = node(128 * MIB), node(64 * MIB)
+    source.put(random_array(1))
+    object_id = source.put(random_array(8))
+    held = target.get(target.put(random_array(60)))
+    address = source.serve()
+    target.pull(b"n" * 24, [address])
+    assert target.puller is not None
+    told: list[Any] = []
+    target.puller.pull(object_id, [address], told.append)
+    target.loop.until(lambda: target.store.usage().waiting)
+    assert not told
+
+    del held
+    target.drain()
+    target.store.free([b"\0" * 23 + b"\x01"])
+    target.loop.until(lambda: told)
+
+    assert told == [None]
+
+
+def test_a_pull_into_a_store_that_stays_full_says_who_fills_it(node: Make) -> None:
+    source, target = node(128 * MIB), node(64 * MIB, wait_s=0.3)
+    source.put(random_array(1))
+    object_id = source.put(random_array(8))
+    held = target.get(target.put(random_array(60)))
+
+    error = target.pull(object_id, [source.serve()])
+
+    assert isinstance(error, ObjectStoreFullError)
+    assert "no room for 8 MiB after" in str(error)
+    assert "60 MiB pinned by readers" in str(error)
+    assert f"held by {b'r'.hex()} 60 MiB" in str(error)
+    assert "`object_store_memory`" in str(error)
+    del held
+
+
+def test_a_source_that_cannot_restore_what_it_spilled_has_not_lost_it(node: Make, tmp_path: Path) -> None:
+    source, target = node(64 * MIB, spill=tmp_path, wait_s=60.0), node(128 * MIB)
+    object_id = source.put(random_array(30))
+    source.put(random_array(25))  # over the mark: the first one goes to disk
+    source.loop.until(lambda: source.store.usage().spilled and source.store.usage().used < 30 * MIB)
+    held = [source.get(b"\0" * 23 + b"\x02"), source.get(source.put(random_array(30)))]
+    address = source.serve(pin_limit_s=0.2)
+
+    error = target.pull(object_id, [address])
+
+    assert isinstance(error, ObjectStoreFullError)
+    assert "the object store of its node is full" in str(error)
+    assert address in str(error)
+    held.clear()
+    source.drain()
+    assert target.pull(object_id, [address]) is None
+    np.testing.assert_array_equal(target.get(object_id), random_array(30))
+    source.loop.until(lambda: not any(row.pins for row in source.store.rows()), within_s=10)
 
 
 def test_a_size_that_is_not_the_objects_own_is_an_error(node: Make) -> None:

@@ -20,13 +20,13 @@ from shoal.foundation.ids import NODE_ID_BYTES
 from shoal.runtime.agent.clients import Client
 from shoal.runtime.agent.parcels import Parcels
 from shoal.runtime.store.errors import ObjectAbsent, TransferError
-from shoal.runtime.store.node import NodeStore
+from shoal.runtime.store.node import RESTORER, NodeStore
 from shoal.runtime.store.objects import Pinned, Row
 from shoal.runtime.store.places import NodeDirectory, shared_memory_root, sweep_stale
 from shoal.runtime.store.segments import Located, Segment
 from shoal.runtime.store.spill import DiskThread
 from shoal.runtime.store.transfer.pull import PULLER, Puller
-from shoal.runtime.store.transfer.serve import Server
+from shoal.runtime.store.transfer.serve import SENDER, Server
 from shoal.transport import blocking
 from shoal.transport.address import Address, parse
 from shoal.transport.connection import Connection, dial
@@ -117,6 +117,7 @@ class Objects:
             spill_directory=spill,
             reclaim=self._ask_spare,
             spilled=self._note_spilled,
+            name_of=self._name_of,
         )
         self.store.warm()
         self._parcels = Parcels(self._directory.path)
@@ -166,6 +167,11 @@ class Objects:
                 del self._early[object_id]
             for call in late:
                 call()
+
+    def _name_of(self, process: bytes) -> str:
+        """Say who a process is to somebody whose store is full."""
+        client = self._agent.client(process)
+        return f"{client.kind} {client.pid}" if client is not None else _OWN_NAMES.get(process, "a process that ended")
 
     def _note_spilled(self, object_id: bytes, size: int) -> None:
         self._spilled_bytes += size
@@ -567,6 +573,9 @@ class Objects:
     def _poll_disk(self) -> None:
         if self._disk is not None:
             self._disk.poll()
+
+
+_OWN_NAMES = {PULLER: "values on their way here", RESTORER: "values on their way from disk", SENDER: "other nodes"}
 
 
 def _task_status(row: Row, task: dict[str, Any] | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shoal.exceptions import ObjectStoreFullError, OutOfDiskError
 from shoal.foundation.amounts import bytes_shown
 from shoal.foundation.errors import ShoalError
@@ -35,14 +37,23 @@ class BadLayout(StoreError):
 
 
 def store_full(
-    *, wanted_bytes: int, limit_bytes: int, used_bytes: int, pinned_bytes: int, waited_s: float, why: str = ""
+    *,
+    wanted_bytes: int,
+    limit_bytes: int,
+    used_bytes: int,
+    pinned_bytes: int,
+    waited_s: float,
+    why: str = "",
+    holders: Sequence[tuple[str, int]] = (),
 ) -> ObjectStoreFullError:
-    """Return the error that tells sizes, limits and what to do."""
+    """Return the error that tells sizes, limits and what to do. `holders`: who pins or fills how many bytes."""
     cause = f" ({why})" if why else ""
+    named = ", ".join(f"{name} {bytes_shown(size)}" for name, size in holders)
     return ObjectStoreFullError(
         f"object store: no room for {bytes_shown(wanted_bytes)} after {waited_s:.0f} s{cause}: "
         f"{bytes_shown(used_bytes)} of {bytes_shown(limit_bytes)} in use, {bytes_shown(pinned_bytes)} pinned by "
-        "readers; drop references you no longer need, or start with a larger `object_store_memory`"
+        f"readers{f' (held by {named})' if named else ''}; drop references you no longer need, or start with a larger "
+        "`object_store_memory`"
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from shoal.foundation.clock import Clock
-from shoal.runtime.store.errors import NoRoom, ObjectAbsent, store_full
+from shoal.runtime.store.errors import NoRoom, ObjectAbsent, ObjectStoreFullError, store_full
 from shoal.runtime.store.objects import Idle, Pinned, Row, State, StoredObject, Usage
 from shoal.runtime.store.pool import SegmentPool
 from shoal.runtime.store.segments import Located, Segment
@@ -28,6 +28,8 @@ SPILL_FROM = 0.8
 """Above this fraction of the limit, primaries that nobody reads are spilled ahead of need."""
 WAIT_S = 30.0
 RECLAIM_EVERY_S = 0.5
+HOLDERS_NAMED_MAX = 3
+"""How many of those that fill a store its error names, the largest."""
 RESTORER = b"restore"
 """The name under which the store leases segments for itself."""
 
@@ -36,6 +38,7 @@ class _Waiter(msgspec.Struct, eq=False):
     process: bytes
     size: int
     since_s: float
+    wait_s: float
     until_s: float
     answer: Callable[[Segment | NoRoom], None]
 
@@ -53,14 +56,18 @@ class NodeStore:
         spill_directory: Path | None = None,
         reclaim: Callable[[], None] = lambda: None,
         spilled: Callable[[bytes, int], None] = lambda object_id, size: None,
+        name_of: Callable[[bytes], str] = lambda process: process.hex()[:8],
+        wait_s: float = WAIT_S,
     ) -> None:
         """Keep at most `limit_bytes` in `directory`; without `disk` and `spill_directory` nothing is spilled.
 
         `reclaim` is called when room is short: ask every process for its spare segments. `spilled` hears of every
-        object that went to disk (id and bytes).
+        object that went to disk (id and bytes). `name_of` says who a process is, for errors.
+        `wait_s`: how long somebody waits for room.
         """
         self.pool = SegmentPool(directory, limit_bytes)
-        self._clock, self._reclaim, self._spilled = clock, reclaim, spilled
+        self._clock, self._reclaim, self._spilled, self._name_of = clock, reclaim, spilled, name_of
+        self._wait_s = wait_s
         self._spilling = Spilling(self.pool, clock, disk, spill_directory)
         self._leases: dict[int, bytes] = {}
         self._objects: dict[bytes, StoredObject] = {}
@@ -84,14 +91,18 @@ class NodeStore:
         size: int,
         answer: Callable[[Segment | NoRoom], None],
         *,
-        wait_s: float = WAIT_S,
+        wait_s: float | None = None,
     ) -> None:
-        """Give `process` a segment of at least `size` bytes, now or when there is room; an error after `wait_s`."""
+        """Give `process` a segment of at least `size` bytes, now or when there is room.
+
+        An error once no memory has come free for `wait_s`: while objects go to disk, there is hope.
+        """
         if size > self.pool.limit_bytes:
             answer(self._full(size, 0.0, "it can never fit"))
             return
         now = self._clock.monotonic_s()
-        self._waiters.append(_Waiter(process, size, now, now + wait_s, answer))
+        wait_s = self._wait_s if wait_s is None else wait_s
+        self._waiters.append(_Waiter(process, size, now, wait_s, now + wait_s, answer))
         self._pump()
         self._spill_ahead()
 
@@ -138,11 +149,13 @@ class NodeStore:
         *,
         owner: bytes = b"",
         is_primary: bool = True,
+        is_pinned: bool = False,
     ) -> bool:
-        """Make what `process` wrote into its segment the object `object_id`.
+        """Make what `process` wrote into its segment the object `object_id`; `is_pinned`: it pins it once, too.
 
-        If the object is here already (a retried task made it twice), the segment is taken back. False: the process does
-        not lease the segment, for it was declared dead meanwhile; nothing was done.
+        A copy that nobody pins may give way at once. If the object is here already (a retried task made it twice), the
+        segment is taken back. False: the process does not lease the segment, for it was declared dead meanwhile;
+        nothing was done.
 
         Raises:
             ValueError: the size is not that of something in this segment.
@@ -159,6 +172,8 @@ class NodeStore:
                 self.primaries += known.is_primary
             if is_primary:
                 self.set_primary(object_id, True)
+            if is_pinned and known.located is not None:
+                self._pin(known, process)
             self.give_back(process, segment_id, populated=size)
             return True
         del self._leases[segment_id]
@@ -167,7 +182,10 @@ class NodeStore:
         made.located = Located(segment.name, segment.offset, size)
         self._objects[object_id] = made
         self.primaries += is_primary
-        self._idle.add(made)
+        if is_pinned:
+            made.pins = {process: 1}
+        else:
+            self._idle.add(made)
         self._pump()
         self._spill_ahead()
         return True
@@ -304,6 +322,12 @@ class NodeStore:
             self._drop(dropped)
         return segment
 
+    def _go_on_waiting(self) -> None:
+        """Memory comes free: whoever waits for some may hope for as long again."""
+        now = self._clock.monotonic_s()
+        for waiter in self._waiters:
+            waiter.until_s = now + waiter.wait_s
+
     def _ask_back(self) -> None:
         now = self._clock.monotonic_s()
         if not self._spilling.count and now - self._reclaimed_s >= RECLAIM_EVERY_S:
@@ -331,6 +355,7 @@ class NodeStore:
             found.is_spilling = False
             if is_written:
                 self._spilled(found.id, found.size)
+                self._go_on_waiting()
             self._settle(found)
             if is_written and found in self._idle:
                 self._drop(found)
@@ -348,7 +373,13 @@ class NodeStore:
             self._spilling.restore(found, segment, lambda result: self._restored(found, result, segment))
 
     def _restored(self, found: StoredObject, result: object, segment: Segment | None) -> None:
-        found.is_restoring = False
+        if isinstance(result, ObjectStoreFullError) and segment is not None and not found.has_shed:
+            # The file system is full whatever our limit says: what is only kept for later makes room, once.
+            found.has_shed = True
+            self.shed()
+            self._restore_into(found, segment)
+            return
+        found.is_restoring = found.has_shed = False
         waiters, found.waiters = found.waiters, []
         if segment is None or isinstance(result, BaseException):
             error = result if isinstance(result, ObjectAbsent | NoRoom) else ObjectAbsent(f"cannot restore: {result}")
@@ -365,9 +396,11 @@ class NodeStore:
         self.pool.populated(segment.id, found.size)
         found.segment_id = segment.id
         found.located = Located(segment.name, segment.offset, found.size)
-        for process, answer in waiters:
+        for process, _ in waiters:  # all of them first: who is answered may let go of it at once
             self._pin(found, process)
-            answer(found.located)
+        located = found.located
+        for _, answer in waiters:
+            answer(located)
         self._settle(found)
         self._pump()
 
@@ -436,7 +469,18 @@ class NodeStore:
             pinned_bytes=self._pinned_bytes(),
             waited_s=waited_s,
             why=why,
+            holders=self._holders(),
         )
+
+    def _holders(self) -> list[tuple[str, int]]:
+        """Return who pins objects or has segments to fill, and how many bytes, the largest first."""
+        held: collections.Counter[bytes] = collections.Counter()
+        for segment_id, process in self._leases.items():
+            held[process] += self.pool.segment(segment_id).size
+        for found in self._objects.values():
+            for process in found.pins:
+                held[process] += found.size
+        return [(self._name_of(process), size) for process, size in held.most_common(HOLDERS_NAMED_MAX)]
 
 
 __all__ = ["NodeStore", "Pinned", "Row", "State", "Usage"]

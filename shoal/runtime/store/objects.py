@@ -72,6 +72,7 @@ class StoredObject(msgspec.Struct, eq=False):
     pins: dict[bytes, int] = {}
     is_spilling: bool = False
     is_restoring: bool = False
+    has_shed: bool = False  # what was only kept for later has made room for its restoring
     is_freed: bool = False
     forked_by: bytes = b""  # a process that forked while it pinned this
     waiters: list[tuple[bytes, Callable[[Pinned], None]]] = []

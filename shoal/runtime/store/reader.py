@@ -23,10 +23,12 @@ _MAPPINGS_MAX = 512
 class _Held:
     """One object that values of this process look at."""
 
-    __slots__ = ("count", "located", "mapping")
+    __slots__ = ("count", "located", "mapping", "pins")
 
     def __init__(self, located: Located, mapping: _Mapped) -> None:
         self.located, self.mapping, self.count = located, mapping, 0
+        self.pins = 0
+        """How often the agent has pinned it for this process: once for each `view`, of threads that asked at once."""
 
 
 class _Mapped:
@@ -73,6 +75,7 @@ class Reader:
                 mapping.held += 1
                 held = self._held[object_id] = _Held(located, mapping)
             held.count += 1
+            held.pins += 1
         return held.mapping.mapping.export(held.located.offset, held.located.size, self._notes, object_id)
 
     def held_view(self, object_id: bytes) -> memoryview | None:
@@ -93,7 +96,7 @@ class Reader:
     def drain(self) -> list[bytes]:
         """Return the objects that this process has stopped looking at since the last call, or could not open.
 
-        Cheap if there are none.
+        Each as often as it was pinned. Cheap if there are none.
         """
         if not self._notes and not self._unread:
             return []
@@ -122,7 +125,7 @@ class Reader:
                 mapped.held -= 1
                 if not mapped.held and self._mappings.get(held.located.name) is not mapped:
                     mapped.mapping.close()  # the file has grown since, or the cache was full
-                gone.append(object_id)
+                gone.extend([object_id] * held.pins)
         return gone
 
     def _mapped(self, located: Located) -> _Mapped:

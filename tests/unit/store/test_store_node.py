@@ -294,6 +294,21 @@ def test_full_of_pinned_objects_is_a_clear_error_after_the_wait(desk: Callable[[
     assert "of 24 MiB in use, 20 MiB pinned by readers" in text
     assert "`object_store_memory`" in text
     assert it.reclaims > 0
+    assert "(held by 72 20 MiB)" in text, "who holds it"
+
+
+def test_whoever_waits_for_room_waits_on_while_objects_go_to_disk(desk: Callable[[int], Desk]) -> None:
+    it = desk(LIMIT)
+    for number in range(5):
+        it.put(oid(number), b"x" * 4 * MIB)
+    answers = it.lease(18 * MIB, wait_s=10.0)
+    for _ in range(3):
+        it.clock.now_s += 9.0
+        it.store.tick()
+        assert answers == []
+        assert it.disk.step()
+    it.disk.finish()
+    assert isinstance(answers[0], Segment)
 
 
 def test_what_can_never_fit_is_refused_at_once(desk: Callable[[int], Desk]) -> None:
@@ -451,6 +466,30 @@ def test_two_readers_of_a_spilled_object_share_one_restore(desk: Callable[[int],
     assert it.bytes_at(one[0]) == contents(number, 4 * MIB)
     (row,) = [row for row in it.store.rows() if row.object_id == oid(number)]
     assert row.pins == {b"r1": 1, b"r2": 1}
+
+
+def test_a_reader_that_lets_go_at_once_takes_nothing_from_the_others(desk: Callable[[int], Desk]) -> None:
+    it = desk(LIMIT)
+    it.put(oid(1), contents(1, 8 * MIB))
+    it.put(oid(2), contents(2, 14 * MIB))
+    it.disk.finish()
+    assert it.states()[oid(1)] == "spilled"
+    it.store.free([oid(2)])
+    told: list[Any] = []
+
+    def hasty(located: Any) -> None:
+        told.append(located)
+        it.store.unpin(b"hasty", [oid(1)])
+
+    it.store.pin(b"hasty", oid(1), hasty)
+    it.store.pin(b"slow", oid(1), told.append)
+    late = it.lease(20 * MIB)  # wants the memory as soon as nobody reads there
+    it.disk.finish()
+
+    assert [type(one) for one in told] == [Located, Located]
+    assert late == [], "the memory is still read"
+    it.store.unpin(b"slow", [oid(1)])
+    assert isinstance(late[0], Segment)
 
 
 def test_warming_puts_memory_behind_free_segments(desk: Callable[[int], Desk]) -> None:

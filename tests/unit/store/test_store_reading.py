@@ -129,6 +129,20 @@ def test_a_second_get_of_what_is_pinned_asks_nobody(house: House) -> None:
     assert house.reader.held_view(object_id) is None
 
 
+def test_threads_that_ask_at_once_give_back_every_pin(house: House) -> None:
+    """Each has asked the agent, before the first of them held the object."""
+    object_id = house.put(np.ones(300_000))
+    places = [house.desk.pin(object_id)[0] for _ in range(3)]
+    values = [house.reader.load(object_id, located) for located in places]
+    again = house.reader.held_view(object_id)
+    assert house.drain() == []
+
+    del values, again
+
+    assert house.drain() == [object_id] * 3
+    assert not any(row.pins for row in house.desk.store.rows())
+
+
 def test_loading_garbage_is_refused_and_pins_nothing(house: House) -> None:
     (segment,) = house.desk.lease(1000)
     (house.desk.segments / segment.name).write_bytes(os.urandom(70_000))

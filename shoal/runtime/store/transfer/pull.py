@@ -66,6 +66,9 @@ class _Pull:
         self.reasons: dict[str, str] = {}
         self.is_doubtful = False
         """A source was given up because it was out of reach, which says nothing about what it has."""
+        self.is_source_full = False
+        """A source was given up because it has the object on disk and cannot restore it."""
+        self.has_shed = False
         self.is_cancelled = False
         self.done: list[Callable[[ShoalError | None], None]] = []
 
@@ -232,6 +235,11 @@ class Puller:
             return
         if pull.segment is None and pull.error is None and not pull.is_cancelled:
             self._lease(pull)  # it only asked for the size
+        elif isinstance(pull.error, ObjectStoreFullError) and pull.segment is not None and not pull.has_shed:
+            # The file system is full whatever our limit says: what is only kept for later makes room, once.
+            pull.has_shed, pull.error = True, None
+            self._store.shed()
+            self._start(pull, 1)
         else:
             self._finish(pull)
 
@@ -247,8 +255,13 @@ class Puller:
         segment, error = pull.segment, pull.error
         if segment is not None and error is None and pull.size is not None and not pull.missing_bytes:
             owner = pull.object_id[:PROCESS_ID_BYTES]
-            self._store.seal(PULLER, pull.object_id, segment.id, pull.size, owner=owner, is_primary=pull.is_primary)
-        elif segment is not None:
+            self._store.seal(
+                PULLER, pull.object_id, segment.id, pull.size, owner=owner, is_primary=pull.is_primary, is_pinned=True
+            )
+            self._tell(pull, None)
+            self._store.unpin(PULLER, [pull.object_id])  # only now: those who wanted it pin it while it is still here
+            return
+        if segment is not None:
             self._store.give_back(PULLER, segment.id)
         self._tell(pull, error)
 
@@ -318,7 +331,8 @@ class Puller:
             connection = None
         except _Refused as error:
             # The word that an object is sealed may still be on its way to that node.
-            self._strike(pull, source, str(error), at_most=ABSENCES_MAX if error.is_absent else 1)
+            pull.is_source_full = pull.is_source_full or error.is_full
+            self._strike(pull, source, str(error), at_most=ABSENCES_MAX if error.may_pass else 1)
         except ObjectStoreFullError as error:
             pull.error = pull.error or error
         except (OSError, EOFError, ProtocolError, AuthenticationError) as error:
@@ -341,10 +355,12 @@ class Puller:
         answer = _answer(connection)
         if answer.status is not Status.OK:
             raise _refused(answer.status)
-        if not 0 < answer.size <= self._store.pool.limit_bytes:
+        if not answer.size:
+            raise _Refused("says that it has 0 bytes")
+        if answer.size > self._store.pool.limit_bytes:
             pull.error = ObjectStoreFullError(
                 f"object {pull.object_id.hex()}: {bytes_shown(answer.size)}, more than this node's object store holds "
-                f"({bytes_shown(self._store.pool.limit_bytes)})"
+                f"({bytes_shown(self._store.pool.limit_bytes)}); read it on a node with a larger `object_store_memory`"
             )
             return
         pull.size = answer.size
@@ -450,9 +466,14 @@ class Puller:
         connection.close()
 
 
-def _without_source(pull: _Pull) -> TransferError:
+def _without_source(pull: _Pull) -> TransferError | ObjectStoreFullError:
     """Return the error of a pull that nobody is left for."""
     reasons = "; ".join(f"{source}: {reason}" for source, reason in sorted(pull.reasons.items()))
+    if pull.is_source_full:  # it is not lost
+        return ObjectStoreFullError(
+            f"object {pull.object_id.hex()}: the object store of its node is full ({reasons}); drop references you no "
+            "longer need, or start that node with a larger `object_store_memory`"
+        )
     return TransferError(f"object {pull.object_id.hex()}: no source left ({reasons})", is_verdict=not pull.is_doubtful)
 
 
@@ -466,9 +487,9 @@ def _final(error: Exception) -> str:
 class _Refused(Exception):
     """A source that does not give this object."""
 
-    def __init__(self, reason: str, *, is_absent: bool = False) -> None:
+    def __init__(self, reason: str, *, may_pass: bool = False, is_full: bool = False) -> None:
         super().__init__(reason)
-        self.is_absent = is_absent
+        self.may_pass, self.is_full = may_pass, is_full
 
 
 _WORDS = {
@@ -479,7 +500,7 @@ _WORDS = {
 
 
 def _refused(status: Status) -> _Refused:
-    return _Refused(_WORDS[status], is_absent=status is not Status.BAD_RANGE)
+    return _Refused(_WORDS[status], may_pass=status is not Status.BAD_RANGE, is_full=status is Status.NO_ROOM)
 
 
 def _answer(connection: socket.socket) -> Answer:

@@ -30,7 +30,8 @@ from shoal.wire.hello import UNAUTHENTICATED_MAX, Role
 SENDER = b"transfer"
 """The name under which sent objects are pinned."""
 CONNECTIONS_MAX = 64
-PIN_LIMIT_S = 60.0
+PIN_LIMIT_S = 20.0
+"""How long a sender waits for an object that is on disk to be restored; less than its peer's patience."""
 STALL_LIMIT_S = 30.0
 _HOLD_S = 1.0  # an object stays pinned so long after its last request on a connection
 _SEND_BYTES = 2**20
@@ -48,12 +49,14 @@ class Server:
         role_least: Role = Role.NODE,
         connections_max: int = CONNECTIONS_MAX,
         stall_limit_s: float = STALL_LIMIT_S,
+        pin_limit_s: float = PIN_LIMIT_S,
     ) -> None:
         """Serve `store`. `on_loop` runs a function on the store's thread (`loop.call_soon_threadsafe`); `answer` says
         hello on an accepted socket (TLS included) and returns it with the peer's proven role.
         """
         self._store, self._on_loop, self._answer = store, on_loop, answer
         self._role_least, self._connections_max, self._stall_limit_s = role_least, connections_max, stall_limit_s
+        self._pin_limit_s = pin_limit_s
         self._reader = Reader(store.pool.directory)
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -138,10 +141,25 @@ class Server:
     def view(self, object_id: bytes) -> memoryview | Status:
         """Return an object's bytes, pinned until the view is gone. Waits for the store's thread."""
         answers: queue.SimpleQueue[Pinned] = queue.SimpleQueue()
-        self._on_loop(lambda: self._store.pin(SENDER, object_id, answers.put))
+        is_given_up = False
+
+        def withdraw() -> None:
+            nonlocal is_given_up
+            is_given_up = True
+            while not answers.empty():
+                answer(answers.get())
+
+        def answer(located: Pinned) -> None:
+            if not is_given_up:
+                answers.put(located)
+            elif isinstance(located, Located):
+                self._store.unpin(SENDER, [object_id])
+
+        self._on_loop(lambda: self._store.pin(SENDER, object_id, answer))
         try:
-            located = answers.get(timeout=PIN_LIMIT_S)
+            located = answers.get(timeout=self._pin_limit_s)
         except queue.Empty:
+            self._on_loop(withdraw)
             return Status.NO_ROOM
         if isinstance(located, Located):
             try:
