@@ -232,6 +232,37 @@ def test_several_large_results_are_told_apart() -> None:
     assert shoal.get(second).sum() == 100_000
 
 
+def test_wrong_arguments_are_told_where_they_are_written() -> None:
+    @shoal.remote
+    class Adds:
+        def add(self, left: int, *, right: int) -> int:
+            return left + right
+
+        @staticmethod
+        def double(value: int) -> int:
+            return 2 * value
+
+        @classmethod
+        def half(cls, value: int) -> int:
+            return value // 2
+
+    adds = Adds.remote()
+
+    @shoal.remote
+    def passed(handle: Any) -> Any:
+        with pytest.raises(TypeError, match=r"Adds\.double\(\): too many positional"):
+            handle.double.remote(1, 2)
+        return shoal.get([handle.add.remote(1, right=2), handle.double.remote(4), handle.half.remote(4)])
+
+    with pytest.raises(TypeError, match=r"add\(\): missing a required argument: 'left'"):
+        add.remote()
+    with pytest.raises(TypeError, match=r"add\(\): got an unexpected keyword argument 'middle'"):
+        add.options(num_cpus=0).remote(1, middle=2)
+    with pytest.raises(TypeError, match=r"Adds\.add\(\): missing a required.* 'right'"):
+        adds.add.remote(1)
+    assert shoal.get(passed.remote(adds)) == [3, 8, 2]
+
+
 def test_what_cannot_be_pickled_is_said_at_once() -> None:
     with pytest.raises(TypeError):
         add.remote(one for one in range(3))

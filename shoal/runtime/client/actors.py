@@ -22,6 +22,7 @@ from shoal.runtime.client.arguments import prepare
 from shoal.runtime.client.environment import merged
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import ObjectRef
+from shoal.runtime.client.signatures import ANYTHING, Parameter, constructor_of, parameters_of, signature_from
 from shoal.runtime.client.sources import Made
 from shoal.wire import tasks as wire
 from shoal.wire.asks import What
@@ -38,6 +39,8 @@ class MethodMeta(msgspec.Struct, frozen=True, array_like=True):
 
     given: dict[str, Any]
     is_generator: bool = False
+    parameters: tuple[Parameter, ...] | None = None
+    """What it is called with, without `self`; None: nothing is known."""
 
 
 def method(*args: Any, **options: Any) -> Any:
@@ -72,6 +75,7 @@ class ActorClass:
         self._meta, self._is_async = methods_of(cls)
         self._options.concurrency_of(self._is_async)
         self._class_name = cls.__qualname__
+        self._signature = constructor_of(cls)
         self._blob: tuple[bytes, bytes] | None = None
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
@@ -125,7 +129,9 @@ def methods_of(cls: type) -> tuple[dict[str, MethodMeta], bool]:
         is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             is_async = True
-        found[name] = MethodMeta(dict(getattr(function, "__shoal_method__", {})), is_generator)
+        is_bound = inspect.ismethod(value) or isinstance(inspect.getattr_static(cls, name), staticmethod)
+        parameters = parameters_of(value, skip=not is_bound)
+        found[name] = MethodMeta(dict(getattr(function, "__shoal_method__", {})), is_generator, parameters)
     for name in _BUILT_IN:
         found[name] = MethodMeta({})
     return found, is_async
@@ -143,7 +149,7 @@ _ASKED_OF_HANDLES = frozenset(("__copy__", "__deepcopy__", "__getnewargs__", "__
 class ActorMethod:
     """`handle.method`: call it with `.remote(...)`."""
 
-    __slots__ = ("_about", "_handle", "_name", "_recipe", "_session")
+    __slots__ = ("_about", "_handle", "_name", "_recipe", "_session", "_signature")
 
     def __init__(self, about: tuple[Any, Any, Any], name: str, handle: ActorHandle | None = None) -> None:
         self._about, self._name = about, name
@@ -151,12 +157,20 @@ class ActorMethod:
         """Kept so that `A.remote().f.remote()` has an actor; None in the handle's own cache, or it would never end."""
         self._recipe: MethodRecipe | None = None
         self._session: Any = None
+        self._signature = ANYTHING
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the method on the actor; returns a ref at once."""
+        """Call the method on the actor; returns a ref at once.
+
+        Raises:
+            TypeError: the arguments do not fit.
+        """
         session = self._session
         if session is None or session.is_closed:
             session = self._prepare({})
+        signature = self._signature
+        if kwargs or not signature.few <= len(args) <= signature.many:
+            signature.check(args, kwargs)
         return session.actors.calls.call(self._recipe, args, kwargs)
 
     def _remote(self, args: Any = None, kwargs: Any = None, **changes: Any) -> Any:
@@ -184,7 +198,7 @@ class ActorMethod:
         state, meta, facts = self._about
         handle = ActorHandle(state.actor_id, state.class_name, meta, facts, state.life)
         other = ActorMethod(self._about, self._name, handle)
-        other._recipe, other._session = self._recipe, self._session
+        other._recipe, other._session, other._signature = self._recipe, self._session, self._signature
         return other
 
     def count_returns(self) -> int:
@@ -205,6 +219,7 @@ class ActorMethod:
         if session.actors.calls.states.get(state.actor_id) is not state:
             self._about = (session.actors.state_again(state, facts), meta, facts)
         self._recipe = session.actors.recipe(*self._about, self._name, changes)
+        self._signature = signature_from(f"{state.class_name}.{self._name}", meta[self._name].parameters)
         self._session = session
         return session
 
@@ -363,8 +378,6 @@ class Actors:
     ) -> MethodRecipe:
         """Return what calls of a method under these options share."""
         meta = methods[name]
-        if isinstance(meta, (list, tuple)):
-            meta = MethodMeta(*meta)
         options = rules.method_options({**meta.given, **changes})
         returns = rules.returns_of(options, meta.is_generator)
         extra: dict[str, Any] = {}
@@ -421,7 +434,7 @@ class Actors:
     def create(self, cls: ActorClass, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ActorHandle:
         """Create an actor of a class."""
         session, core, options = self._session, self._core, cls._options
-        check_signature(cls._cls, args, kwargs)
+        cls._signature.check(args, kwargs)
         entry = self._blobs.get(cls._cls)
         if entry is None:
             entry = self._blobs[cls._cls] = session.functions.blob_of(cls._cls)
@@ -627,21 +640,3 @@ def restored(blob: bytes) -> ActorHandle:
     """Return a handle from what the head keeps for a named actor."""
     actor_id, class_name, meta, facts = pickle.loads(blob)
     return ActorHandle(actor_id, class_name, meta, facts, None)
-
-
-def check_signature(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse arguments that the constructor cannot take, where the caller can see it.
-
-    Raises:
-        TypeError: they do not fit.
-    """
-    constructor: Any = vars(cls).get("__init__") or getattr(cls, "__init__")  # noqa: B009 - of the class, not of type
-    if constructor is object.__init__:
-        if args or kwargs:
-            raise TypeError(f"{cls.__qualname__}() takes no arguments")
-        return
-    try:
-        signature = inspect.signature(constructor)
-    except (TypeError, ValueError):
-        return
-    signature.bind(None, *args, **kwargs)

@@ -16,6 +16,7 @@ from shoal.runtime.client.arguments import prepare
 from shoal.runtime.client.owner import Recipe
 from shoal.runtime.client.refs import ObjectRef
 from shoal.runtime.client.results import Several
+from shoal.runtime.client.signatures import signature_of
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
@@ -36,16 +37,24 @@ class RemoteFunction(Generic[P, R]):
         self._is_generator = inspect.isgeneratorfunction(function)
         self._recipe: Recipe | None = None
         self._session: Session | None = None
+        self._signature = signature_of(function, self._name)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"remote function `{self._name}` cannot be called directly; use `{self._name}.remote()`")
 
     def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRef[R]:
-        """Run it elsewhere; return a ref (several for `num_returns` above 1, a generator of refs for a stream)."""
+        """Run it elsewhere; return a ref (several for `num_returns` above 1, a generator of refs for a stream).
+
+        Raises:
+            TypeError: the arguments do not fit the function.
+        """
         session = self._session
         if session is None or session.is_closed:
             session = self._prepare()
+        signature = self._signature
+        if kwargs or not signature.few <= len(args) <= signature.many:
+            signature.check(args, kwargs)
         result: Any = session.submit(self._recipe, args, kwargs)
         return result  # type: ignore[no-any-return]
 
@@ -81,6 +90,7 @@ class RemoteFunction(Generic[P, R]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _recipe=None, _session=None)
+        self._signature = signature_of(self._function, self._name)
         functools.update_wrapper(self, self._function)
 
 
