@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from shoal.foundation.amounts import Amounts, covers, minus, plus
+from shoal.runtime.decide.contact import Contact
 from shoal.runtime.head.core.core import HeadCore
 from shoal.runtime.head.core.events import Closed, Hang, HeadSettings, Heard, Journal, Record, Send, Tick
 from shoal.runtime.head.core.rows import TABLES
@@ -294,7 +295,8 @@ class Agent:
         self.prepared: dict[str, tuple[int, dict[int, Amounts], float]] = {}
         self.committed: dict[str, dict[int, Amounts]] = {}
         self.actors: dict[bytes, tuple[told.StartActor, bool]] = {}
-        self.contact_s = self.world.now_s
+        self.contact = Contact(self.world.settings.fence_s)
+        self._asked_s: dict[int, float] = {}
         self.idle_serial = 0
         self._said: Any = None
         self._said_s = 0.0
@@ -317,6 +319,7 @@ class Agent:
             return
         self.link = Link(self.world, self)
         self.is_joined = False
+        self._asked_s = {0: self.world.now_s}
         self.send(
             told.Join(
                 node_id=self.node_id,
@@ -343,6 +346,8 @@ class Agent:
     def send(self, message: Any) -> None:
         """Send now, or once joined again: verdicts must not get lost."""
         if self.link is not None and (self.is_joined or isinstance(message, told.Join)):
+            if isinstance(message, told.Ask):
+                self._asked_s[message.rid] = self.world.now_s
             self.link.to_head.send(message)
         elif isinstance(message, told.ActorEnded | told.ActorStarted | told.Died):
             self.outbox.append(message)
@@ -365,12 +370,12 @@ class Agent:
     def hear(self, link: Link, message: Any) -> None:
         if self.is_dead or link is not self.link:
             return
-        self.contact_s = self.world.now_s
         match message:
             case None:
                 link.cut()
             case told.Joined():
                 self.is_joined = self.is_full_due = True
+                self.contact.answered(self._asked_s[0])
                 waiting, self.outbox = self.outbox, []
                 for one in (*waiting, *self.asks.values()):
                     self.send(one)
@@ -381,6 +386,7 @@ class Agent:
                 link.cut()
             case told.Reply():
                 self.asks.pop(message.rid, None)
+                self.contact.answered(self._asked_s.pop(message.rid))
                 self.replies[message.rid] = message
             case told.Tell():
                 self.tells.append(message)
@@ -497,6 +503,8 @@ class Agent:
                 for amounts in parts.values():
                     self.free = plus(self.free, amounts)
         if self.is_joined:
+            if self.contact.is_question_due(now_s):
+                self.ask("is_alive", {"processes": []})
             state = (self.free, self.idle_serial, self.busy(), tuple(self.backlog), tuple(self.granted))
             if state != self._said or self.is_full_due or now_s - self._said_s >= 1.0:
                 self.send(
@@ -545,7 +553,7 @@ class Agent:
 
     def answers(self, actor_id: bytes) -> bool:
         """Say whether an incarnation of the actor here would answer a caller: not while fenced."""
-        if self.is_dead or self.world.now_s - self.contact_s > self.world.settings.fence_s:
+        if self.is_dead or self.contact.is_lost(self.world.now_s):
             return False
         known = self.actors.get(actor_id)
         return known is not None and known[1]

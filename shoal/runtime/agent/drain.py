@@ -22,16 +22,14 @@ class Drain:
         self._order = ""
         self._deadline_at: float | None = None
         self._is_answered = True
-        self._cordons: set[str] = set()
+        self._cordon = ""
+        """The order under which nothing new is taken; the head's newest word holds, whichever order it names."""
 
     def cordon(self, message: told.Cordon) -> None:
         """Take no new work, or take it again."""
-        if message.is_on:
-            self._cordons.add(message.order)
-        else:
-            self._cordons.discard(message.order)
-            if self._order == message.order:
-                self._order, self._is_answered = "", True
+        self._cordon = message.order if message.is_on else ""
+        if self._cordon != self._order:
+            self._order, self._is_answered = "", True  # what was to be drained under another order is not any more
         self._open_or_close()
 
     def begin(self, message: told.Drain) -> None:
@@ -43,7 +41,7 @@ class Drain:
             agent.head.send(told.DrainAnswer(message.order, "busy", self._work() or "work came and went"))
             return
         self._order, self._is_answered = message.order, False
-        self._cordons.add(message.order)
+        self._cordon = message.order
         self._deadline_at = (
             None if message.deadline_s is None else agent.clock.monotonic_s() + max(0.0, message.deadline_s)
         )
@@ -78,7 +76,7 @@ class Drain:
         )
 
     def _open_or_close(self) -> None:
-        is_open = not self._cordons
+        is_open = not self._cordon
         self._agent.leases.is_open = self._agent.actors.is_open = is_open
         if is_open:
             self._agent.leases.schedule_soon()

@@ -1,8 +1,9 @@
 """A node that cannot reach its head: actors that may be started elsewhere are stopped before the head gives us up.
 
 `fence_s` is shorter than the head's `node_dead_s`, each on its own clock, so an actor never has two incarnations that
-answer. Plain tasks run on: their owners decide. With contact again, not declared dead, everything goes on; declared
-dead, the head refuses us and the node ends (`Refused.is_dead`).
+answer; what counts as contact is said in `runtime/decide/contact.py`. Plain tasks run on: their owners decide. With
+contact again, not declared dead, everything goes on; declared dead, the head refuses us and the node ends
+(`Refused.is_dead`).
 """
 
 from __future__ import annotations
@@ -22,22 +23,15 @@ class Fence:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._stopped: list[Worker] = []
-        self._asked_at = 0.0
 
     def look(self) -> None:
         """See whether the head is in reach. Called about twice a second."""
-        agent = self._agent
-        limit_s, contact_at = agent.fence_s, agent.head.contact_at
-        if limit_s <= 0 or contact_at == 0.0:
-            return
-        now = agent.clock.monotonic_s()
-        if now - contact_at > limit_s / 5 and now - self._asked_at > limit_s / 5 and agent.head.is_joined:
-            # A silent head may only have nothing to say; an open connection proves nothing when a cable is cut.
-            self._asked_at = now
-            agent.head.ask(b"", "is_alive", {"processes": []}, lambda is_ok, value: None)
-        if now - contact_at > limit_s:
+        head, now_s = self._agent.head, self._agent.clock.monotonic_s()
+        if head.is_joined and head.contact.is_question_due(now_s):
+            head.ask(b"", "is_alive", {"processes": []}, lambda is_ok, value: None)
+        if head.contact.is_lost(now_s):
             self._stop()
-        elif self._stopped and not agent.head.is_refused:
+        elif self._stopped and not head.is_refused:
             self._continue()
 
     def _stop(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.foundation.errors import ShoalError
 from shoal.runtime.agent.clients import ClassRow
+from shoal.runtime.decide.contact import Contact
 from shoal.transport.address import parse
 from shoal.transport.connection import Connection, dial
 from shoal.wire import messages as told
@@ -50,10 +51,11 @@ class HeadLink:
         self._rid = 0
         self._asks: dict[int, tuple[told.Ask, Callable[[bool, Any], None]]] = {}
         """Requests without an answer so far, oldest first."""
+        self._asked_s: dict[int, float] = {}
+        """When each was asked over the present connection: no answer comes over another one. 0: the `Join`."""
         self._sent_at = 0.0
         self._heartbeat_s = 1.0
-        self.contact_at = 0.0
-        """When the head last said something, on our monotonic clock."""
+        self.contact = Contact(agent.settings.fence_s)
         self._outbox: list[Any] = []
 
     async def run(self) -> None:
@@ -82,11 +84,11 @@ class HeadLink:
     async def _serve(self, connection: Connection) -> None:
         agent = self._agent
         self.connection = connection
+        self._asked_s = {0: agent.clock.monotonic_s()}
         connection.send(agent.join_message())
         heart = asyncio.get_running_loop().create_task(self._beat())
         try:
             while (messages := await connection.receive()) is not None:
-                self.contact_at = agent.clock.monotonic_s()
                 for message in messages:
                     self._handle(message)
         except ShoalError as error:
@@ -101,6 +103,9 @@ class HeadLink:
         match message:
             case told.Joined():
                 self.is_joined = True
+                self.contact.answered(self._asked_s[0])
+                if self.contact.fence_s:
+                    self.contact.fence_s = message.fence_s  # it must be less than the head's own patience
                 self._heartbeat_s = message.heartbeat_s
                 self._is_full = True
                 self._agent.on_joined(message)
@@ -109,7 +114,9 @@ class HeadLink:
                 waiting, self._outbox = self._outbox, []
                 for one in waiting:
                     self.send(one)
+                now_s = self._agent.clock.monotonic_s()
                 for ask, _ in tuple(self._asks.values()):
+                    self._asked_s[ask.rid] = now_s
                     self.send(ask)
                 self.joined.set()
                 self.report_now()
@@ -119,6 +126,7 @@ class HeadLink:
             case told.Reply():
                 asked = self._asks.pop(message.rid, None)
                 if asked is not None:
+                    self.contact.answered(self._asked_s.pop(message.rid, 0.0))
                     asked[1](message.is_ok, message.value)
             case _:
                 self._agent.on_head(message)
@@ -143,6 +151,7 @@ class HeadLink:
         ask = told.Ask(self._rid, process, what, args)
         self._asks[self._rid] = (ask, call)
         if self.is_joined and self.connection is not None:
+            self._asked_s[self._rid] = self._agent.clock.monotonic_s()
             self.connection.send(ask)  # else it is sent with all that are open, after the next join
 
     # ---------------------------------------------------------------------------------------------- reports

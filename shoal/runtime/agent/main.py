@@ -64,8 +64,6 @@ class Agent:
         self.ended = asyncio.Event()
         self.end_why = ""
         self._idle_since = clock.monotonic_s()
-        self.fence_s = settings.fence_s
-        """As the head says once we have joined: it must be less than the head's own patience."""
         self.stock = Stock(settings.resources)
         settings.session.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log_dir = settings.log_dir or settings.session / "logs"
@@ -559,8 +557,6 @@ class Agent:
             # The head's word about it was lost while we were out of touch; our processes may wait for that node.
             why = "it died while this node could not reach the head"
             self._pass_on(told.Tell(b"", "node-died", {"node_id": node_id, "why": why}))
-        if self.settings.fence_s:
-            self.fence_s = message.fence_s
         for client in self._clients.values():
             if client.kind == "driver":
                 self.head.send(

@@ -140,6 +140,28 @@ def test_a_report_from_before_the_order_does_not_free_what_it_took() -> None:
     assert desk.core.spots.free(node.node_id) == {"CPU": CPU}, "now the report contains it, and it counts once"
 
 
+def test_a_commit_that_came_too_late_places_those_bundles_anew_and_only_those() -> None:
+    desk = Desk()
+    one, two = desk.node(), desk.node()
+    one.ask("create_group", spec=spec("g", 1, 1, strategy=Strategy.STRICT_SPREAD))
+    for node in (one, two):
+        node.say(told.Prepared("g", 1, True))
+    one.say(told.Committed("g", 1))
+
+    two.say(told.Prepared("g", 1, False))  # it had dropped what it had prepared
+    two.report(two.total)
+    desk.wait(0.25)
+
+    row = desk.rows["groups"]["g"]
+    assert row.nodes.count(one.node_id) == 1
+    again = two.heard(told.Prepare)[-1]
+    assert again.serial == 2
+    two.say(told.Prepared("g", 1, False))  # an answer to the attempt that is over
+    agree(two)
+    assert state(one) == "CREATED"
+    assert not one.heard(told.ReturnBundles)
+
+
 def test_removal_returns_the_bundles_everywhere_and_is_quiet_twice() -> None:
     desk = Desk()
     one, two = desk.node(), desk.node()
@@ -189,6 +211,20 @@ def test_a_nodes_death_reschedules_only_the_bundles_it_took() -> None:
     assert one.tells("group")[-1]["state"] == "CREATED"
     nodes = desk.rows["groups"]["g"].nodes
     assert nodes[kept] == one.node_id and nodes[1 - kept] == three.node_id
+
+
+def test_a_nodes_death_moves_its_bundles_to_room_that_was_there_all_along() -> None:
+    desk = Desk()
+    one, two, three = desk.node(), desk.node(), desk.node()
+    one.ask("create_group", spec=spec("g", 1, 1, strategy=Strategy.STRICT_SPREAD))
+    agree(one, two, three)
+    (spare,) = (node for node in (one, two, three) if not node.heard(told.Prepare))
+    dead = next(node for node in (two, three) if node is not spare)
+
+    dead.say(told.Leaving("gone"))
+    desk.wait(0.5)
+
+    assert spare.heard(told.Prepare), "there is room, and nobody tried"
 
 
 def test_groups_survive_the_head_and_bundles_that_are_not_there_are_rescheduled() -> None:

@@ -27,7 +27,7 @@ class Agent:
     def __init__(self, place: Path, credential: Credential) -> None:
         self.clock = SystemClock()
         self.state = SimpleNamespace(left_behind=lambda: told.LeftBehind(b""))
-        self.settings = SimpleNamespace(head=f"unix:{place}", ssl_context=None, credential=credential)
+        self.settings = SimpleNamespace(head=f"unix:{place}", ssl_context=None, credential=credential, fence_s=25.0)
 
     def join_message(self) -> told.Join:
         return JOIN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 from shoal.foundation.clock import Clock
@@ -16,6 +17,7 @@ class Agent:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.settings = SimpleNamespace(fence_s=25.0)
 
     def usage(self) -> dict[str, Any]:
         return {"idle_s": 0.0}

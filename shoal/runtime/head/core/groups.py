@@ -37,6 +37,8 @@ class Group(msgspec.Struct, kw_only=True):
     plan: dict[int, str] = {}
     preparing: set[str] = set()
     committing: set[str] = set()
+    decided: dict[int, str] = {}
+    """The bundles of the newest attempt that was committed."""
     asked_s: float = 0.0
     refused_by: str = ""
     refusals: int = 0
@@ -148,6 +150,11 @@ class Groups:
         if group is None:
             if news.is_ready:
                 self._out.send(member.connection, ReturnBundles(news.group_id, "removed"))
+            return
+        if news.serial == group.row.serial and node_id in group.committing and not news.is_ready:
+            # The commit came so late that the agent had dropped what it had prepared.
+            self._break(group, {number for number, node in group.decided.items() if node == node_id}, node_id)
+            self._refused[news.group_id] = self._out.now_s
             return
         if news.serial != group.row.serial or node_id not in group.preparing:
             return
@@ -379,7 +386,7 @@ class Groups:
         group.committing = set(group.plan.values())
         for number, node_id in group.plan.items():
             row.nodes[number] = node_id
-        group.plan = {}
+        group.decided, group.plan = group.plan, {}
         self._out.journal("groups", group_id, row)
         for node_id in sorted(group.committing):
             self._nodes.send(node_id, Commit(group_id, row.serial), is_durable=True)

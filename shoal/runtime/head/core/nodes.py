@@ -23,10 +23,7 @@ from shoal.runtime.decide.head_spots import Spots
 from shoal.runtime.head.core.events import Hang, Outbox
 from shoal.runtime.head.core.rows import JoinRow, MetaRow, NodeRow
 from shoal.runtime.head.core.view import CLASS, FLAGS, NODE, WorkView
-from shoal.wire.messages import Join, Joined, Refused, Reply, Report, Tell
-
-CONTACT_S = 5.0
-"""How often an agent's reports are answered (`Reply` to request 0): it fences itself without word from the head."""
+from shoal.wire.messages import Join, Joined, Refused, Report, Tell
 
 
 class Member(msgspec.Struct, kw_only=True):
@@ -35,7 +32,6 @@ class Member(msgspec.Struct, kw_only=True):
     row: NodeRow
     connection: int | None = None
     heard_s: float = 0.0
-    answered_s: float = 0.0
     is_missing: bool = False
     free: Amounts = {}
     idle_serial: int = 0
@@ -223,10 +219,6 @@ class Nodes:
             touched = self._demand.report(member.node_id, report.backlog, report.granted, now_s, is_full=report.is_full)
             for class_key in touched:
                 self._view.touch(CLASS, class_key)
-        fence_s = self._out.settings.fence_s
-        if now_s - member.answered_s >= (min(CONTACT_S, fence_s / 4) if fence_s else CONTACT_S):
-            member.answered_s = now_s
-            self._out.send(member.connection, Reply(0, b"", True, None))
         growth = self._spots.growth
         self._spots.report(member.node_id, report.free, now_s, taken)
         return self._spots.growth != growth

@@ -109,6 +109,8 @@ class Orders:
         """Repeat to an agent what holds for its instance."""
         row = self._cordons.get(member.row.instance_id)
         if row is None:
+            # It may have been out of touch when its cordon was lifted.
+            self._out.send(member.connection, Cordon("", False))
             return
         self._out.send(member.connection, Cordon(row.order, True), is_durable=True)
         drain = self._drains.get(member.row.instance_id)
