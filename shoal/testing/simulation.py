@@ -216,7 +216,7 @@ class _Running:
         stuck_s = max(3600.0, 2 * self._setting.policy.idle_timeout_s)
         progress, since_s = (-1, -1), last_s
         while self.clock.monotonic_s() - last_s < AFTER_S_MOST:
-            machines = sum(len(cloud.existing(self.uid)) for cloud in self.clouds.values())
+            machines = sum(cloud.rate(self.uid)[0] for cloud in self.clouds.values())
             if self.head.is_idle and (machines <= least or self._setting.is_fixed):
                 return
             # Work that nothing can serve would wait for ever: an hour without anything happening is the end.
@@ -317,18 +317,19 @@ class _Running:
             await asyncio.sleep(self._sample_every_s)
 
     def _note(self) -> None:
-        existing = [one for cloud in self.clouds.values() for one in cloud.existing(self.uid)]
-        self._machines_most = max(self._machines_most, len(existing))
-        self._pace(len(existing))
+        rates = [cloud.rate(self.uid) for cloud in self.clouds.values()]
+        machines = sum(count for count, _ in rates)
+        self._machines_most = max(self._machines_most, machines)
+        self._pace(machines)
         self._samples.append(
             Sample(
                 at_s=self.clock.monotonic_s(),
-                machines=len(existing),
+                machines=machines,
                 nodes=len(self.head.nodes),
                 waiting=self.head.waiting,
                 cpu_used=self.head.cpu_used / 10_000,
                 cpu_there=self.head.cpu_there / 10_000,
-                usd_per_h=sum(one.price_usd_per_h for one in existing),
+                usd_per_h=sum(usd_per_h for _, usd_per_h in rates),
                 usd=sum(cloud.bill_usd(self.uid) for cloud in self.clouds.values()),
             )
         )

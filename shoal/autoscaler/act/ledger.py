@@ -27,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from shoal.autoscaler.act.history import History
 from shoal.autoscaler.act.rows import (
     KIND_OF,
     KINDS,
@@ -124,9 +125,7 @@ class Ledger:
         self.breakers: dict[str, BreakerRow] = {}
         self.holds: dict[str, Hold] = {}
         self.recent: dict[str, RecentRow] = {}
-        self._launches: tuple[Recent, ...] | None = None
-        self._told: dict[str, Recent] = {}
-        """`recent` as plans see it."""
+        self._history = History()
         self._ordered: tuple[Instance, ...] | None = None
         self._names: list[str] | None = None
         """The keys of `instances` in order; None after one came or went."""
@@ -258,10 +257,8 @@ class Ledger:
 
     @property
     def launches(self) -> tuple[Recent, ...]:
-        """Launches and releases not long ago, by instance, as a plan wants them; made anew only when one changed."""
-        if self._launches is None:
-            self._launches = tuple(self._told[name] for name in sorted(self._told))
-        return self._launches
+        """Launches and releases not long ago, as a plan wants them: what tells it the same, once."""
+        return self._history.told()
 
     @property
     def is_fresh(self) -> bool:
@@ -382,11 +379,7 @@ class Ledger:
             if row is not None:
                 self._machine_names.setdefault(row.instance_id, {})[key] = None
         if kind == "recent":
-            self._launches = None
-            if row is None:
-                self._told.pop(key, None)
-            else:
-                self._told[key] = _told(row)
+            self._history.put(before, row)
 
     def _show_instance(self, key: str, row: Instance | None) -> None:
         before = self.instances.pop(key, None)
@@ -420,12 +413,6 @@ class Ledger:
             wall_s=self._clock.wall_s(),
             **fields,
         )
-
-
-def _told(row: RecentRow) -> Recent:
-    return Recent(
-        node_type=row.node_type, offer=row.offer, launched_s=row.launched_s, released_s=row.released_s, why=row.why
-    )
 
 
 def _cost(row: Instance | None) -> int:

@@ -26,6 +26,8 @@ FREEZE_S = 3600.0
 FREEZE_PAIRS = 3
 BOOT_S = 60.0
 """How long a boot takes where no offer says it."""
+_IDLE = "idle"
+"""How the reason of a drain for idleness begins, and with it that of the release."""
 
 
 class Surplus(msgspec.Struct):
@@ -99,7 +101,7 @@ def frozen_until(recent: Sequence[Recent], flap_s: float, boot_s: Callable[[Offe
     rounds: dict[str, list[_Round]] = defaultdict(list)
     for one in sorted(recent, key=lambda it: (it.launched_s, it.released_s or 0.0)):
         launches[one.node_type].append(one.launched_s)
-        if one.released_s is None or not one.why.startswith("idle"):
+        if one.released_s is None or not was_given_back(one.released_s, one.why):
             continue  # refused, lost and interrupted machines say nothing about our own changes of mind
         of_type = rounds[one.node_type]
         if of_type and one.launched_s <= of_type[-1].released_s:
@@ -113,6 +115,11 @@ def frozen_until(recent: Sequence[Recent], flap_s: float, boot_s: Callable[[Offe
             if last.released_s - first.launched_s <= FREEZE_S:
                 found[node_type] = last.released_s + FREEZE_S
     return found
+
+
+def was_given_back(released_s: float | None, why: str) -> bool:
+    """Say whether a machine was released for being idle, by our own decision."""
+    return released_s is not None and why.startswith(_IDLE)
 
 
 class _Round(msgspec.Struct):
@@ -183,7 +190,11 @@ def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Ke
             kept.append(Kept(instance_id=one.instance_id, why=why))
         else:
             drains.append(
-                Drain(instance_id=one.instance_id, why=f"idle for {node.idle_s:.0f} s", idle_serial=node.idle_serial)
+                Drain(
+                    instance_id=one.instance_id,
+                    why=f"{_IDLE} for {node.idle_s:.0f} s",
+                    idle_serial=node.idle_serial,
+                )
             )
             there[one.node_type] -= 1
     drains.sort(key=lambda step: step.instance_id if isinstance(step, Drain) else "")

@@ -83,6 +83,15 @@ class SimMachine(msgspec.Struct, kw_only=True):
         return self.ended_s is None
 
 
+class _Tally(msgspec.Struct):
+    """What one cluster has, and owes up to `at_s`."""
+
+    count: int = 0
+    usd_per_h: float = 0.0
+    usd: float = 0.0
+    at_s: float = 0.0
+
+
 class SimCloud:
     """The cloud of one account and region. Hooks tell who lives on the machines what happens to them."""
 
@@ -125,7 +134,8 @@ class SimCloud:
         """By name: the debris, when it arose, and the cluster's uid."""
         self.refusals: dict[str, tuple[Refusal, float, str]] = {}
         self._tokens: dict[str, tuple[Launch, float, tuple[str, ...]]] = {}
-        self._buried_usd: dict[str, float] = collections.defaultdict(float)
+        self._tallies: dict[str, _Tally] = collections.defaultdict(_Tally)
+        """By the cluster's uid."""
         self._serial = 0
         self._timers: set[asyncio.TimerHandle] = set()
         self.is_carefree = False
@@ -244,6 +254,7 @@ class SimCloud:
         for machine in self.machines.values():
             if machine.offer == key and machine.deleted_s is None:
                 self._settle_bill(machine)
+                self._count(machine, 0, usd_per_h - machine.price_usd_per_h)
                 machine.price_usd_per_h = usd_per_h
 
     def interrupt(self, name: str, notice_s: float = NOTICE_S) -> None:
@@ -270,13 +281,13 @@ class SimCloud:
     def bill_usd(self, uid: str = "") -> float:
         """Return what the cluster (or everyone) owes up to now."""
         now_s = self._clock.monotonic_s()
-        buried_usd = self._buried_usd[uid] if uid else sum(self._buried_usd.values())
-        return buried_usd + sum(
-            one.billed_usd
-            + (0.0 if one.deleted_s is not None else (now_s - one.billed_from_s) * one.price_usd_per_h / 3600)
-            for one in self.machines.values()
-            if uid in ("", one.request.cluster_uid)
-        )
+        tallies = self._tallies.values() if not uid else (self._tallies[uid],)
+        return sum(one.usd + (now_s - one.at_s) * one.usd_per_h / 3600 for one in tallies)
+
+    def rate(self, uid: str) -> tuple[int, float]:
+        """Return how many machines of the cluster exist, and what they cost in USD per hour."""
+        tally = self._tallies[uid]
+        return tally.count, tally.usd_per_h
 
     def existing(self, uid: str = "") -> list[SimMachine]:
         """Return every machine that exists and costs, halted ones included."""
@@ -347,6 +358,7 @@ class SimCloud:
         )
         self.machines[name] = machine
         self.on_created(machine)
+        self._count(machine, 1, machine.price_usd_per_h)
         low_s, high_s = self.boot_s
         boot_s = low_s + (high_s - low_s) * self._chance.betavariate(2, 4)
         if self._chance.random() < self.faults.slow_boot:
@@ -407,6 +419,7 @@ class SimCloud:
         if machine.deleted_s is not None:
             return
         self._settle_bill(machine)
+        self._count(machine, -1, -machine.price_usd_per_h)
         now_s = machine.deleted_s = self._clock.monotonic_s()
         machine.phase = Phase.HALTED
         machine.unlisted_s = now_s + self._chance.uniform(0.0, 0.9) * self.traits.listing_lag_s
@@ -416,7 +429,6 @@ class SimCloud:
         self._later(OBITUARY_S + self.traits.token_ttl_s, self._bury, machine)
 
     def _bury(self, machine: SimMachine) -> None:
-        self._buried_usd[machine.request.cluster_uid] += machine.billed_usd
         self.buried.append(self.machines.pop(machine.name))
         known = self._tokens.get(machine.token)
         if known is not None and self._clock.monotonic_s() - known[1] >= self.traits.token_ttl_s:
@@ -430,6 +442,15 @@ class SimCloud:
         now_s = self._clock.monotonic_s()
         machine.billed_usd += (now_s - machine.billed_from_s) * machine.price_usd_per_h / 3600
         machine.billed_from_s = now_s
+
+    def _count(self, machine: SimMachine, machines: int, usd_per_h: float) -> None:
+        """Change what the machine's cluster has from now on."""
+        tally, now_s = self._tallies[machine.request.cluster_uid], self._clock.monotonic_s()
+        tally.usd += (now_s - tally.at_s) * tally.usd_per_h / 3600
+        tally.at_s = now_s
+        tally.count += machines
+        # Many small differences of floats would leave dust on an empty cluster.
+        tally.usd_per_h = tally.usd_per_h + usd_per_h if tally.count else 0.0
 
     def _as_listed(self, machine: SimMachine, now_s: float) -> Machine:
         request = machine.request

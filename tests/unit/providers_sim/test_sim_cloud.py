@@ -61,6 +61,31 @@ def test_the_bill_runs_from_launch_to_the_end_of_halting() -> None:
     sim_time.run(main())
 
 
+def test_what_a_cluster_has_and_owes_is_the_sum_of_its_machines() -> None:
+    """The cloud keeps a running bill; each machine keeps its own."""
+
+    async def main() -> None:
+        here, chance = cloud(), Chance("bill")
+        for number in range(1, 60):
+            here.launch(launch(number, count=1 + number % 3))
+            await asyncio.sleep(chance.uniform(0.0, 200.0))
+            here.set_price(KEY, round(chance.uniform(0.1, 0.5), 3))
+            for machine in chance.sample(here.existing("u"), number % 3):
+                here.release(machine.name)
+            machines, now_s = [*here.buried, *here.machines.values()], asyncio.get_running_loop().time()
+            lasting = [one for one in machines if one.deleted_s is None]
+            owed = sum(one.billed_usd for one in machines)
+            owed += sum((now_s - one.billed_from_s) * one.price_usd_per_h / 3600 for one in lasting)
+            assert here.bill_usd("u") == here.bill_usd() == pytest.approx(owed)
+            assert here.rate("u") == (len(lasting), pytest.approx(sum(one.price_usd_per_h for one in lasting)))
+        for machine in here.existing("u"):
+            here.release(machine.name)
+        await asyncio.sleep(60.0)
+        assert here.rate("u") == (0, 0.0)
+
+    sim_time.run(main())
+
+
 def test_a_price_change_holds_from_its_moment_on() -> None:
     async def main() -> None:
         here = cloud()
