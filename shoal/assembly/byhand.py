@@ -129,6 +129,7 @@ def start_node(address: str | None, secret_file: Path | None, node: Node, say: C
                 cluster_name=cluster_name,
                 directory=str(folder / "n"),
                 log_dir=str(folder / "logs"),
+                other_logs={"guard.log": str(folder / "guard.log")},
                 secret_file=str(kept_secret),
                 is_head=False,
                 listen=_listen_for(frames),

@@ -214,6 +214,11 @@ def _head_machine(wanted: Wanted, identity: Identity, state: Path, runtime: Path
         cluster_name=wanted.name,
         directory=str(runtime / "n"),
         log_dir=str(logs / HEAD_INSTANCE),
+        other_logs={
+            "logs": str(logs),  # of head, agent, guard and autoscaler, as the guard names them
+            "head-events.jsonl": str(state / "head-events.jsonl"),
+            "autoscaler-events.jsonl": str(state / "events.jsonl"),
+        },
         secret_file=str(runtime / "node.secret"),
         is_head=True,
         listen=_beside(frames[0], wanted.driver_port),

@@ -70,6 +70,7 @@ def _agent(spec: NodeSpec, session: Path, zygote: Zygote) -> Agent:
             listen=tuple(spec.listen),
             store_bytes=spec.object_store_bytes or spec.resources.get("object_store_memory", 0) // UNIT,
             log_dir=Path(spec.log_dir),
+            other_logs={name: Path(path) for name, path in spec.other_logs.items()},
             epoch=spec.epoch,
             is_head=spec.is_head,
             fence_s=spec.fence_s,

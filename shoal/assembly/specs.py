@@ -55,6 +55,8 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True):
     fence_s: float = 25.0
     job_dead_s: float = 30.0
     tls: TlsFiles | None = None
+    other_logs: dict[str, str] = {}
+    """Logs of the machine's other processes, for listings: name to file, or to a directory of such files."""
 
 
 class AutoscalerSpec(msgspec.Struct, frozen=True, kw_only=True):

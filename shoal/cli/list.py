@@ -22,6 +22,7 @@ def list_(
 ) -> None:
     """List tasks, actors, objects, nodes, workers, placement groups, jobs or cluster events."""
     found = states.rows_of(cluster, kind, filters=filters, limit=limit, detail=detail, timeout_s=timeout)
+    states.warn_if_cut(found, limit)
     if form in ("json", "yaml"):
         emit(found["rows"], form)
     elif detail and form == "default":

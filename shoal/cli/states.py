@@ -51,13 +51,22 @@ def rows_of(
     return found
 
 
+def warn_if_cut(found: Mapping[str, Any], limit: int) -> None:
+    """Say on stderr that there are more rows than were asked for."""
+    shown, total = sum(int(row.get("count") or 1) for row in found["rows"]), found["total"]
+    if total > shown:
+        more = "filter" if limit >= 10_000 else "raise --limit (at most 10000) or filter"
+        click.echo(f"warning: {shown} of {total} rows; {more}", err=True)
+
+
 def ray_table(kind: str, found: Mapping[str, Any]) -> str:
     """Return rows as Ray prints them: heading, count, table with an unnamed index column."""
     rows = found["rows"]
     if not rows:
         return "No resource in the cluster"
     shown = f"Total: {found['total']}" + (f" (showing {len(rows)})" if found["total"] > len(rows) else "")
-    return "\n".join([_title("List"), "Stats:", "-" * 30, shown, "", "Table:", "-" * 30, *_table(COLUMNS[kind], rows)])
+    table = _table(COLUMNS[kind], [human(row) for row in rows])
+    return "\n".join([_title("List"), "Stats:", "-" * 30, shown, "", "Table:", "-" * 30, *table])
 
 
 def ray_summary(kind: str, summary: Mapping[str, Any]) -> str:
@@ -99,7 +108,32 @@ def documents(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as YAML documents between `---` and `...`, as `--detail` prints them."""
     import yaml
 
-    return "---\n" + yaml.safe_dump([dict(row) for row in rows], sort_keys=False).rstrip() + "\n..."
+    return "---\n" + yaml.safe_dump([human(row) for row in rows], sort_keys=False).rstrip() + "\n..."
+
+
+def human(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with its times as local dates and its sizes in the largest unit that fits, as Ray shows them.
+
+    >>> human({"object_size": 3 * 2**19, "resources_total": {"CPU": 2.0, "memory": 2.0**30}})
+    {'object_size': '1.500 MiB', 'resources_total': {'CPU': 2.0, 'memory': '1.000 GiB'}}
+    """
+    shown: dict[str, Any] = {}
+    for name, value in row.items():
+        if name.endswith("_time_s"):
+            value = str(datetime.datetime.fromtimestamp(value)) if value else None
+        elif name == "object_size" or name.endswith("_bytes"):
+            value = _size(value or 0)
+        elif name.startswith("resources_") or name.endswith("_resources"):
+            value = {kind: _size(amount) if "memory" in kind else amount for kind, amount in (value or {}).items()}
+        shown[name] = value
+    return shown
+
+
+def _size(count: float) -> str:
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count >= 2**power:
+            return f"{count / 2**power:.3f} {unit}"
+    return f"{count:.3f} B"
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,7 @@ import click
 
 from shoal.cli import states
 from shoal.cli.output import emit, format_option
-from shoal.util.state_tables import summary_of
+from shoal.util.state_tables import summarized, summary_of
 
 
 @click.command()
@@ -16,9 +16,11 @@ from shoal.util.state_tables import summary_of
 @format_option()
 def summary(kind: str, cluster: str | None, timeout: float, form: str) -> None:
     """Count tasks by function and state, actors by class and state, objects by node."""
-    rows = states.rows_of(cluster, kind, limit=10_000, detail=True, timeout_s=timeout)["rows"]
-    found = summary_of(kind, rows)
+    found = states.rows_of(cluster, summarized(kind), limit=10_000, detail=True, timeout_s=timeout)
+    if kind != "tasks":
+        states.warn_if_cut(found, 10_000)
+    counted = summary_of(kind, found["rows"])
     if form == "table":
-        click.echo(states.ray_summary(kind, found))
+        click.echo(states.ray_summary(kind, counted))
     else:
-        emit(found, form)
+        emit(counted, form)

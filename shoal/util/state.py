@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from shoal.runtime.client.api import session
-from shoal.util.state_tables import summary_of
+from shoal.util.state_tables import summarized, summary_of
 from shoal.wire import tasks as wire
 from shoal.wire.asks import What
 
@@ -226,7 +226,7 @@ def summarize_objects(
 
 
 def _summarized(kind: str, address: str | None, timeout: float) -> dict[str, Any]:
-    return {"cluster": summary_of(kind, _asked(kind, address, None, LIMIT_MAX, timeout, True)["rows"])}
+    return {"cluster": summary_of(kind, _asked(summarized(kind), address, None, LIMIT_MAX, timeout, True)["rows"])}
 
 
 def _one(kind: str, key: str, value: str, address: str | None, timeout: float) -> Row | None:

@@ -9,19 +9,7 @@ import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "tasks": ("task_id", "attempt_number", "name", "state", "job_id", "actor_id", "type", "func_or_class_name",
-              "parent_task_id", "node_id", "worker_id", "error_type"),
-    "actors": ("actor_id", "class_name", "state", "job_id", "name", "node_id", "pid", "ray_namespace"),
-    "objects": ("object_id", "object_size", "task_status", "attempt_number", "reference_type", "call_site", "type",
-                "pid", "ip"),
-    "nodes": ("node_id", "node_ip", "is_head_node", "state", "state_message", "node_name", "resources_total", "labels"),
-    "placement-groups": ("placement_group_id", "name", "creator_job_id", "state"),
-    "workers": ("worker_id", "is_alive", "worker_type", "exit_type", "node_id", "ip", "pid"),
-    "jobs": ("job_id", "submission_id", "entrypoint", "type", "status", "message", "error_type", "driver_info"),
-    "cluster-events": ("severity", "time", "source_type", "message", "event_id"),
-}  # fmt: skip
-"""The default columns of each resource, in the order in which Ray prints them."""
+from shoal.runtime.decide.state_columns import COLUMNS, DETAILS
 
 KEY = {
     "tasks": "task_id",
@@ -30,10 +18,16 @@ KEY = {
     "nodes": "node_id",
     "placement-groups": "placement_group_id",
     "workers": "worker_id",
+    "jobs": "job_id",
 }
 """The column that names one thing of each resource that `get` knows."""
 
 Row = Mapping[str, Any]
+
+
+def summarized(kind: str) -> str:
+    """Return the kind of rows that a summary of `kind` is made of: tasks are counted where they run."""
+    return "task-counts" if kind == "tasks" else kind
 
 
 def summary_of(kind: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -89,3 +83,6 @@ def _objects(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _count(row: Row) -> int:
     return int(row.get("count", 1))
+
+
+__all__ = ["COLUMNS", "DETAILS", "KEY", "summarized", "summary_of"]

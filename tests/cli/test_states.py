@@ -44,7 +44,7 @@ def test_a_cell_of_several_parts_takes_several_lines() -> None:
 
     lines = states.ray_table("nodes", {"rows": rows, "total": 2}).splitlines()[8:]
 
-    assert [line.split() for line in lines] == [["0", "n1", "CPU:", "2.0"], ["memory:", "1234.568"], ["1", "n2"]]
+    assert [line.split() for line in lines] == [["0", "n1", "CPU:", "2.0"], ["memory:", "1.206", "KiB"], ["1", "n2"]]
     assert lines[0].index("CPU") == lines[1].index("memory")
 
 
@@ -105,3 +105,11 @@ def test_what_is_no_filter_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match="expected key=value or key!=value"):
         states.filters_of([text])
     assert states.filters_of(["State = alive", "b!=c=d"]) == [("state", "=", "alive"), ("b", "!=", "c=d")]
+
+
+def test_times_and_sizes_are_shown_as_people_read_them() -> None:
+    shown = states.human({"start_time_s": 1e9, "end_time_s": 0.0, "object_size": 5, "store_bytes": 3 * 2**30})
+
+    assert str(shown["start_time_s"]).startswith("2001-09-")
+    assert shown["end_time_s"] is None
+    assert (shown["object_size"], shown["store_bytes"]) == ("5.000 B", "3.000 GiB")

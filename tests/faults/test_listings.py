@@ -88,3 +88,85 @@ def test_two_nodes_are_seen_from_the_command_line(by_hand: Callable[..., ByHand]
         return {one["name"] for one in json.loads(trace.read_text()) if one["ph"] == "X"}
 
     eventually(lambda: {"make", "Speaker.__init__", "Speaker.say"} <= spans())
+
+
+SMALL = """
+import shoal
+shoal.init(log_to_driver=False)
+
+@shoal.remote
+def says(n):
+    for _ in range(n):
+        print("a long line of " + 2_000 * "x")
+    print("the end")
+
+@shoal.remote
+def fails():
+    raise ValueError("on purpose")
+
+shoal.get(says.remote(300))
+shoal.wait([fails.remote()], timeout=30)
+print("ready", flush=True)
+input()
+"""
+
+
+def test_the_clusters_own_logs_are_listed_and_read(by_hand: Callable[..., ByHand]) -> None:
+    cluster = by_hand("--num-cpus", "1")
+    node = cluster.shoal("start", "--num-cpus", "1")
+    assert node.startswith("node `")
+    driver = cluster.start(SMALL, stdin=subprocess.PIPE)
+    by_node: dict[str, dict[str, int]] = {}
+    for line in cluster.shoal("logs", "-c", cluster.name).splitlines():
+        node_id, size, name = line.split()
+        by_node.setdefault(node_id, {})[name] = int(size)
+    (head,) = (row["node_id"] for row in cluster.rows("nodes") if row["is_head_node"])
+    own, others = by_node.pop(head[:12]), next(iter(by_node.values()))
+    assert {"head.log", "agent.log", "guard.jsonl", "guard-head.log", "head-events.jsonl"} <= own.keys()
+    assert {"agent.log", "guard.jsonl", "guard.log"} <= others.keys()
+
+    events = cluster.shoal("logs", "-c", cluster.name, "head-events.jsonl", "--tail", "-1").splitlines()
+    assert [json.loads(line)["kind"] for line in events][:2] == ["head_started", "node_joined"]
+    last = cluster.shoal("logs", "-c", cluster.name, "head-events.jsonl", "--tail", "1").splitlines()
+    assert last == events[-1:]
+    assert cluster.shoal("logs", "cluster", "-c", cluster.name, "agent.log", "--node-id", head[:12]) == ""
+    kinds = {
+        json.loads(line)["kind"]
+        for line in cluster.shoal("logs", "-c", cluster.name, "guard.json*").splitlines()
+        if line.startswith("{")
+    }
+    assert "process_started" in kinds
+
+    # Lines that are longer than is usual are found all the same, and whole.
+    (task,) = eventually(lambda: [row for row in cluster.rows("tasks") if row["name"] == "says"])
+    pid = str(task["worker_pid"])
+    for way in (["--pid", pid], ["--task-id", task["task_id"]], ["worker", "--id", task["worker_id"]]):
+        lines = cluster.shoal("logs", "-c", cluster.name, *way, "--tail", "150").splitlines()
+        assert len(lines) == 150
+        assert lines[0] == "a long line of " + 2_000 * "x"
+        assert lines[-1] == "the end"
+    driver.kill()
+
+    for words, told in (
+        (["logs", "none.log"], "error: no such log"),
+        (["logs", "--node-id", "ff", "head.log"], "error: no node `ff`"),
+        (["logs", "actor"], "error: logs actor: expected --id"),
+        (["logs", "--pid", "1", "--actor-id", "ab", "--task-id", "ab"], "error: logs: expected one"),
+        (["list", "tasks", "-f", "stat=RUNNING"], "did you mean `state`?"),
+        (["list", "nodes", "--filter", "zzz=1"], "there are node_id, node_ip"),
+        (["get", "tasks", "ab"], "hint: see `shoal list tasks`"),
+    ):
+        ran = subprocess.run(
+            [sys.executable, "-m", "shoal", *words, "-c", cluster.name], capture_output=True, text=True, check=False
+        )
+        assert ran.returncode in (1, 2), ran
+        assert told in ran.stderr
+        assert "Traceback" not in ran.stderr
+    ran = subprocess.run(
+        [sys.executable, "-m", "shoal", "list", "tasks", "--limit", "1", "-c", cluster.name, "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(json.loads(ran.stdout)) == 1
+    assert ran.stderr == "warning: 1 of 2 rows; raise --limit (at most 10000) or filter\n"

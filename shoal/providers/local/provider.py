@@ -228,6 +228,7 @@ class LocalProvider:
             "cluster_name": ticket.cluster_name,
             "directory": str(sockets),
             "log_dir": str(self._settings.log_dir / instance_id),
+            "other_logs": {"guard.log": str(self._settings.log_dir / "guards" / f"{folder.name}.log")},
             "secret_file": str(self._settings.secret_file),
             "is_head": False,
         }

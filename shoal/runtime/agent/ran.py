@@ -12,6 +12,9 @@ from typing import Any
 
 TASKS_MAX = 20_000
 WORKERS_MAX = 1_000
+COUNTS_MAX = 1_000
+OTHER_FUNCTIONS = "(other functions)"
+"""What stands for functions beyond the first `COUNTS_MAX` in the counts."""
 LEFT_TASKS_MAX, LEFT_WORKERS_MAX = 2_000, 200
 """How much is handed to the head when the node goes."""
 
@@ -27,6 +30,8 @@ class Ran:
         self._running: dict[bytes, dict[str, Row]] = {}
         """By worker, then by task id."""
         self._ended: collections.deque[Row] = collections.deque(maxlen=WORKERS_MAX)
+        self._counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
+        """How many ended, ever, by function, type and state: true where rows are no longer kept."""
         self.finished = self.failed = self.dropped = 0
 
     def add(self, process: bytes, pid: int, job: str, rows: list[Any], dropped: int) -> None:
@@ -59,25 +64,43 @@ class Ran:
                     running[task_id] = row
                 continue
             running.pop(task_id, None)
-            if error:
-                self.failed += 1
-            else:
-                self.finished += 1
-            self._done.append(row)
+            self._end(row)
+
+    def _end(self, row: Row) -> None:
+        """Keep a row of what ended, and count it."""
+        if row["state"] == "FAILED":
+            self.failed += 1
+        else:
+            self.finished += 1
+        key = row["func_or_class_name"], row["type"], row["state"]
+        if key not in self._counts and len(self._counts) >= COUNTS_MAX:
+            key = OTHER_FUNCTIONS, *key[1:]
+        self._counts[key] += 1
+        self._done.append(row)
 
     def worker_ended(self, row: Row, why: str, exit_type: str, now_s: float) -> None:
         """Note a worker's end, which ends what it ran. `row` is how it was listed while it lived."""
         process = bytes.fromhex(row["worker_id"])
         for task in self._running.pop(process, {}).values():
-            self.failed += 1
             task |= {"state": "FAILED", "error_type": _ERROR_OF.get(exit_type, "WORKER_DIED"), "end_time_s": now_s}
-            self._done.append(task)
+            self._end(task)
         ended = {"is_alive": False, "state": "ended", "exit_type": exit_type, "exit_detail": why, "end_time_s": now_s}
         self._ended.append({**row, **ended})
 
     def tasks(self) -> list[Row]:
         """Return what ran, in the order in which it ended, then what runs."""
         return [*self._done, *(row for rows in self._running.values() for row in rows.values())]
+
+    def counts(self, waiting: Iterable[Row] = ()) -> list[Row]:
+        """Return how many tasks of each function, type and state there were, are, and (in `waiting`) will be."""
+        found = self._counts.copy()
+        running = (row for rows in self._running.values() for row in rows.values())
+        for row in (*running, *waiting):
+            found[row["func_or_class_name"], row["type"], row["state"]] += row.get("count", 1)
+        return [
+            {"func_or_class_name": name, "type": kind, "state": state, "count": count}
+            for (name, kind, state), count in found.items()
+        ]
 
     def ended_workers(self) -> list[Row]:
         """Return the workers that ended, oldest first."""
@@ -89,7 +112,9 @@ class Ran:
         died = {"state": "FAILED", "error_type": "NODE_DIED"}
         ended = {"is_alive": False, "exit_type": "INTENDED_SYSTEM_EXIT", "exit_detail": "its node ended"}
         workers = [*self._ended, *({**row, **ended, "state": "ended"} for row in living)]
+        counts = [{**row, "state": "FAILED"} if row["state"] == "RUNNING" else row for row in self.counts()]
         return {
+            "task-counts": counts,
             "tasks": [{**row, **died} if row["state"] == "RUNNING" else row for row in tasks],
             "workers": workers[-LEFT_WORKERS_MAX:],
         }

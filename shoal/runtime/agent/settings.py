@@ -42,6 +42,8 @@ class AgentSettings:
     store_root: Path | None = None
     spill_dir: Path | None = None
     log_dir: Path | None = None
+    other_logs: dict[str, Path] = field(default_factory=dict)
+    """What the machine's other processes write, by name; a directory's files bear their own names."""
     epoch: int = 1
     is_head: bool = False
     warm_workers: int | None = None

@@ -13,6 +13,7 @@ import psutil
 
 from shoal.foundation.amounts import quantities
 from shoal.runtime.agent.clients import Client
+from shoal.runtime.agent.log_files import LogFiles
 from shoal.runtime.agent.pool import Worker
 from shoal.runtime.agent.ran import Ran, exit_type_of
 from shoal.runtime.decide.metric_sums import MetricSums
@@ -31,6 +32,7 @@ class StateTables:
         self.ran = Ran(agent.node_id)
         self._last_stats: dict[str, float] = {}
         self.metrics = MetricSums()
+        self.log_files = LogFiles(agent.node_id, agent.log_dir, agent.settings.other_logs)
 
     def add_rows(self, client: Client, rows: list[Any], dropped: int) -> None:
         """Take what a process did, as it tells it."""
@@ -42,11 +44,8 @@ class StateTables:
             kind = exit_type_of(why, was_told=bool(worker.kill_why), code=worker.code)
             self.ran.worker_ended(self._worker(worker), why, kind, self._agent.clock.wall_s())
         if worker.lease is not None or worker.actor is not None:
-            self._agent.head.send(
-                told.Happened(
-                    [("worker_died", {"worker": worker.process.hex(), "node": self._agent.node_id, "why": why})]
-                )
-            )
+            event = {"worker": worker.process.hex(), "node": self._agent.node_id, "why": why}
+            self._agent.head.send(told.Happened([("worker_died", event)]))
 
     def workers(self) -> list[dict[str, Any]]:
         """Return the node's workers as rows, those that ended last."""
@@ -89,6 +88,9 @@ class StateTables:
                     "total": total,
                     "dropped": self.ran.dropped,
                 }
+            case "task-counts":
+                rows = self.ran.counts(self._waiting(10_000, ())[0])
+                return {"rows": rows, "total": len(rows), "dropped": self.ran.dropped}
             case "workers" | "objects":
                 rows = chosen(self.workers() if what == "workers" else self._agent.objects.rows(), filters)
                 return {"rows": rows[:limit], "total": len(rows), "dropped": 0}
@@ -97,7 +99,7 @@ class StateTables:
             case "leases":
                 return self._agent.leases.shown()
             case "logs":
-                return self._logs(args)
+                return self.log_files.answer(args)
             case "put_metrics":
                 self.metrics.put(args["process"], args["pid"], args["rows"])
                 return None
@@ -149,22 +151,6 @@ class StateTables:
                 for number in range(shown):
                     rows.append({**row, "count": 1 if number + 1 < shown else count - number})
         return rows, total
-
-    def _logs(self, args: dict[str, Any]) -> Any:
-        directory = self._agent.log_dir
-        name = args.get("name")
-        if not name:
-            files = sorted(path.name for path in directory.iterdir() if path.is_file())
-            return {"rows": [{"name": one, "node_id": self._agent.node_id} for one in files], "total": len(files)}
-        path = (directory / str(name)).resolve()
-        if path.parent != directory.resolve():
-            raise ValueError(f"log file: expected a name in the log directory, got `{name}`")
-        size = path.stat().st_size
-        start = int(args.get("offset", max(0, size - int(args.get("tail_bytes", 64 * 1024)))))
-        with path.open("rb") as file:
-            file.seek(start)
-            data = file.read(int(args.get("bytes_max", 1 << 20)))
-        return {"data": data, "offset": start + len(data), "size": size}
 
     def stats(self) -> dict[str, float]:
         """Return the node's numbers for the metrics, refreshed every tick."""

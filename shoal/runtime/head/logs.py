@@ -19,14 +19,20 @@ if TYPE_CHECKING:
     from shoal.runtime.head.server import HeadServer
 
 FOLLOW_S = 0.5
+ALL = -1
 READ_BYTES_MAX = 1 << 20
 FILES_MAX = 1000
 LINE_BYTES_GUESS = 512
-"""How many bytes from the end are read for each line that is asked for."""
+"""How many bytes from the end are read for each line that is asked for; more if these hold fewer lines."""
+TAIL_BYTES_MAX = 8 * READ_BYTES_MAX
+"""How far from the end lines are sought."""
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which files, and how much of them. Empty fields do not narrow the choice; `tail` in lines, -1 for all."""
+    """Which files, and how much of them. Empty fields do not narrow the choice; `tail` in lines, -1: all, -2: none.
+
+    `node_id` may be the beginning of one.
+    """
 
     node_id: str = ""
     file: str = ""
@@ -76,16 +82,14 @@ async def read(head: HeadServer, wanted: Wanted) -> AsyncIterator[Part]:
             args: dict[str, Any] = {"name": file, "bytes_max": READ_BYTES_MAX}
             if not is_new:
                 args["offset"] = offsets[node_id, file]
-            elif wanted.tail < 0 or not is_first:
+            elif wanted.tail == ALL or not is_first:
                 args["offset"] = 0
             else:
-                args["tail_bytes"] = min(READ_BYTES_MAX, wanted.tail * LINE_BYTES_GUESS)
+                args["offset"] = await _start_of_tail(head, node_id, file, wanted)
             while (answer := await _query(head, args, node_id, wanted)) is not None:
                 data = bytes(answer.get("data") or b"")
-                if "tail_bytes" in args:
-                    data = _last_lines(data, wanted.tail)
                 offset = offsets[node_id, file] = int(answer.get("offset") or 0)
-                if data:
+                if data or (is_first and is_new and not args["offset"]):  # an empty file is there all the same
                     yield Part(node_id, file, data)
                 if offset >= int(answer.get("size") or 0) or not answer.get("data"):
                     break
@@ -96,8 +100,23 @@ async def read(head: HeadServer, wanted: Wanted) -> AsyncIterator[Part]:
         await asyncio.sleep(FOLLOW_S)
 
 
+async def _start_of_tail(head: HeadServer, node_id: str, file: str, wanted: Wanted) -> int:
+    """Return the offset of the last `tail` lines of a file; 0 if it has no more, or is gone."""
+    count = max(0, wanted.tail)
+    reach = max(1, count * LINE_BYTES_GUESS)
+    while (answer := await _query(head, {"name": file, "tail_bytes": min(reach, TAIL_BYTES_MAX),
+                                         "bytes_max": TAIL_BYTES_MAX}, node_id, wanted)) is not None:  # fmt: skip
+        data, end = bytes(answer.get("data") or b""), int(answer.get("offset") or 0)
+        begin = end - len(data)
+        found = _last_lines(data, count)
+        if begin == 0 or len(data.splitlines()) > count or reach >= TAIL_BYTES_MAX:
+            return end - len(found)
+        reach *= 8
+    return 0
+
+
 async def _chosen(head: HeadServer, wanted: Wanted) -> _Choice:
-    nodes = [wanted.node_id] if wanted.node_id else None
+    nodes = await _nodes(head, wanted.node_id) if wanted.node_id else None
     suffix = "err" if wanted.is_error_stream else "out"
     if wanted.actor_id:
         rows = (await head.ask("state", {"kind": "actors", "filters": [["actor_id", "=", wanted.actor_id]]}))["rows"]
@@ -119,6 +138,19 @@ async def _chosen(head: HeadServer, wanted: Wanted) -> _Choice:
     if wanted.pid:
         return _Choice(nodes, [f"worker-*-{wanted.pid}.{suffix}*"])
     return _Choice(nodes, [wanted.file or "*"])
+
+
+async def _nodes(head: HeadServer, prefix: str) -> list[str]:
+    """Return the ids of the nodes that begin with `prefix`.
+
+    Raises:
+        UserError: none does.
+    """
+    rows = (await head.ask("state", {"kind": "nodes", "limit": 10_000}))["rows"]
+    found = [str(row["node_id"]) for row in rows if str(row["node_id"]).startswith(prefix.lower())]
+    if not found:
+        raise UserError(f"no node `{prefix}`")
+    return found
 
 
 async def _files(head: HeadServer, choice: _Choice, wanted: Wanted) -> tuple[list[tuple[str, str]], list[str]]:

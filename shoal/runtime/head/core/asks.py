@@ -14,11 +14,12 @@ import msgspec
 
 from shoal.foundation.amounts import Amounts
 from shoal.model.demand import ANYWHERE, Selector
+from shoal.runtime.decide.state_columns import trouble_with
 from shoal.runtime.head.core import listings
 from shoal.runtime.head.core.events import LOCAL, Rejected, Shut
 from shoal.runtime.head.core.jobs import job_row
 from shoal.runtime.head.core.nodes import Member, join_secret
-from shoal.runtime.head.core.queries import limited
+from shoal.runtime.head.core.queries import filters_of, limited
 from shoal.runtime.head.core.rows import ActorRow
 from shoal.runtime.head.core.standing import bundles_of
 from shoal.runtime.head.core.view import NODE
@@ -260,7 +261,12 @@ class Asks:
         )
 
     def _state(self, caller: Caller, args: dict[str, Any]) -> Any:
-        core, kind, detail = self._core, str(args.get("kind") or ""), bool(args.get("detail"))
+        core, kind = self._core, str(args.get("kind") or "")
+        filters = filters_of(args)
+        for column, _, _ in filters if kind in listings.KINDS else ():
+            if why := trouble_with(kind, column):
+                raise Rejected("ValueError", why)
+        detail = bool(args.get("detail") or filters)  # any column may be filtered by, shown or not
         match kind:
             case "actors":
                 rows = listings.actor_rows(core.actors, detail=detail)

@@ -293,8 +293,6 @@ class HeadCore:
         job = self.jobs.of_process(news.process)
         if job is not None:
             self.end_job(job, news.why or "its driver ended")
-        else:
-            self.out.record("worker_died", worker=news.process.hex(), node=member.node_id, why=news.why)
         for class_key in self.demand.drop_owner(news.process):
             self.view.touch(CLASS, class_key)
         self.actors.process_died(news.process)

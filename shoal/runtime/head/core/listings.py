@@ -13,7 +13,7 @@ from shoal.runtime.head.core.jobs import Jobs
 from shoal.runtime.head.core.nodes import Member, Nodes
 from shoal.runtime.head.core.rows import ActorRow, GroupRow, JobRow, NodeRow
 
-FROM_AGENTS = frozenset({"tasks", "objects", "workers", "logs"})
+FROM_AGENTS = frozenset({"tasks", "task-counts", "objects", "workers", "logs"})
 """Kinds whose rows only the agents have."""
 FROM_HEAD = frozenset({"actors", "nodes", "jobs", "placement-groups", "cluster-events"})
 KINDS = FROM_AGENTS | FROM_HEAD

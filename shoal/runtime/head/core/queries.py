@@ -136,6 +136,9 @@ class Queries:
         for row in rows:
             if isinstance(row, dict) and question.what == "logs" and "name" in row:
                 row["file"] = row.pop("name")
+        if question.what == "task-counts":
+            _add_counts(question.rows, rows)
+            return
         room = question.limit - len(question.rows)
         found = [row for row in rows if isinstance(row, dict) and passes(row, question.filters)]
         question.rows.extend(found[: max(0, room)])
@@ -144,6 +147,10 @@ class Queries:
         question.warnings.extend(str(text) for text in value.get("warnings") or ())
 
     def _finish(self, question: Open) -> None:
+        if question.what == "task-counts":
+            _add_counts(question.rows, question.known)
+            question.known = []
+            question.total = len(question.rows)
         question.rows.extend(question.known[: max(0, question.limit - len(question.rows))])
         question.total += tasks_in(question.known)
         question.answer(
@@ -154,6 +161,22 @@ class Queries:
                 "warnings": question.warnings[:WARNINGS_MAX],
             }
         )
+
+
+def _add_counts(sums: list[dict[str, Any]], rows: Iterable[dict[str, Any]]) -> None:
+    """Add the counts of rows to the sums of their function, type and state."""
+    known = {_counted(row): row for row in sums}
+    for row in rows:
+        same = known.get(_counted(row))
+        if same is not None:
+            same["count"] += row["count"]
+        else:
+            known[_counted(row)] = copied = dict(row)
+            sums.append(copied)
+
+
+def _counted(row: dict[str, Any]) -> tuple[Any, Any, Any]:
+    return row.get("func_or_class_name"), row.get("type"), row.get("state")
 
 
 def limited(rows: Sequence[dict[str, Any]], args: dict[str, Any], rows_max: int) -> dict[str, Any]:
