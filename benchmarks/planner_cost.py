@@ -34,10 +34,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.demand_generator import curated, demand, full_region, openb, snapshot_of, unique_demand
 from shoal.autoscaler.decide import peers, ray_policy
 from shoal.autoscaler.decide.buying import Market
-from shoal.autoscaler.decide.columns import Columns
+from shoal.autoscaler.decide.columns import Columns, quiet_program
 from shoal.autoscaler.decide.commit import why_stop
 from shoal.autoscaler.decide.drafting import drafted
-from shoal.autoscaler.decide.filling import first_packing
+from shoal.autoscaler.decide.filling import Load, cost, first_packing
 from shoal.autoscaler.decide.plan_check import mistakes
 from shoal.autoscaler.decide.planner import improve
 from shoal.foundation.amounts import UNIT
@@ -50,6 +50,8 @@ from shoal.model.snapshot import Snapshot
 RESULTS = Path(__file__).parent / "results"
 BUDGET_S = 1.0
 REAL_RAY_UNITS_MOST = 1000
+MASTER_S_LEAST = 60.0
+"""Offline searches of this length or more also solve the integer program over the fills they know."""
 CATALOGUES = {"27": curated, "region": full_region}
 
 
@@ -194,25 +196,42 @@ def thought(what: Snapshot, how: Policy, budget_s: float) -> tuple[Plan, Plan, P
 
 
 def offline_plan(what: Snapshot, how: Policy, seconds: float, bound_seconds: float, seed: int) -> tuple[float, float]:
-    """Return the best price of two searches of half the time each, and the best bound of exact pricing, in USD/h."""
-    best, bound = float("inf"), 0.0
-    for number in range(2):
-        began = time.process_time()
-        for plan in improve(what, how, 1000 + 10 * seed + number):
+    """Return the best price of a long search, and the best bound of exact pricing, in USD per hour.
+
+    The search starts anew with another seed where one ended or had half of the time. Of `MASTER_S_LEAST` seconds or
+    more the last third goes into the exact integer program over every fill that exact pricing and the searches found.
+    """
+    best, bound, number = float("inf"), 0.0, 0
+    columns = pricing_columns(what, how)
+    proven = exact_bound(columns, bound_seconds)
+    is_long = seconds >= MASTER_S_LEAST
+    began, searching = time.process_time(), seconds * (2 / 3 if is_long else 1)
+    while (spent := time.process_time() - began) < searching:
+        until = min(searching, spent + seconds / 2)
+        for plan in improve(what, how, 1000 + 1000 * seed + number):
             best = min(best, plan.cost_micro / 1e6)
             bound = max(bound, (plan.bound_micro or 0) / 1e6)
-            if time.process_time() - began > seconds / 2:
+            if time.process_time() - began > until:
                 break
-    return best, max(bound, exact_bound(what, how, bound_seconds))
+        number += 1
+    if is_long:
+        columns.add_loads(long_search(columns, seconds / 12))
+        best = min(best, integer_master(columns, seconds / 3))
+    return best, max(bound, proven)
 
 
-def exact_bound(what: Snapshot, how: Policy, seconds: float) -> float:
-    """Return Farley's bound after column generation with exact knapsacks for the given time."""
+def pricing_columns(what: Snapshot, how: Policy) -> Columns:
+    """Return the column generation of the whole demand, with the first packing in it."""
     draft = drafted(what, how)
     market = Market(draft.wants, draft.wares)
     problem, _ = market.problem([want.count for want in draft.wants], draft.room)
     columns = Columns(problem, 0)
     columns.add_loads(first_packing(problem))
+    return columns
+
+
+def exact_bound(columns: Columns, seconds: float) -> float:
+    """Return Farley's bound after column generation with exact knapsacks for the given time."""
     began, found = time.process_time(), 0.0
     while time.process_time() - began < seconds / 2:
         if not columns.grow():
@@ -229,6 +248,42 @@ def exact_bound(what: Snapshot, how: Policy, seconds: float) -> float:
         if not added:
             break
     return found / 1e6
+
+
+def long_search(columns: Columns, seconds: float) -> list[Load]:
+    """Return the best packing of a search that starts from what column generation knows, rebuilt again and again."""
+    columns.solve()
+    best = columns.rounded()
+    price, began = cost(columns.problem, best), time.process_time()
+    while time.process_time() - began < seconds:
+        other = columns.destroyed_and_rebuilt(best)
+        columns.add_loads(other)
+        if cost(columns.problem, other) < price:
+            best, price = other, cost(columns.problem, other)
+    return best
+
+
+def integer_master(columns: Columns, seconds: float) -> float:
+    """Return the price in USD per hour of the best whole numbers of the known fills that serve everything."""
+    import highspy
+
+    program = quiet_program()
+    for name, value in (("solver", "choose"), ("time_limit", seconds), ("simplex_iteration_limit", 2**31 - 1)):
+        program.setOptionValue(name, value)
+    for count in columns.counts:
+        program.addRow(float(count), highspy.kHighsInf, 0, [], [])
+    for at, (bin_at, pattern) in enumerate(zip(columns.bins, columns.patterns, strict=True)):
+        rows = [int(row) for row in pattern.nonzero()[0]]
+        price = float(columns.prices[bin_at]) / 1e6
+        program.addCol(price, 0.0, highspy.kHighsInf, len(rows), rows, [float(pattern[row]) for row in rows])
+        program.changeColIntegrality(at, highspy.HighsVarType.kInteger)
+    program.run()
+    chosen = [round(amount) for amount in program.getSolution().col_value]
+    if len(chosen) < len(columns.patterns) or not any(chosen):
+        return float("inf")
+    served = sum(pattern * copies for pattern, copies in zip(columns.patterns, chosen, strict=True) if copies)
+    assert (served >= columns.counts).all(), "the integer program serves everything"
+    return sum(int(columns.prices[bin_at]) * copies for bin_at, copies in zip(columns.bins, chosen, strict=True)) / 1e6
 
 
 def ray_row(what: Snapshot, how: Policy, classes: Sequence[DemandClass]) -> dict[str, Any]:

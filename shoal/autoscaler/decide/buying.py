@@ -22,6 +22,9 @@ Packer = Callable[[Problem], list[Load]]
 FIRST: Packer = coarsely(first_packing)
 """The packer of the first plan, which needs no solver."""
 
+WITHOUT_MOST = 4
+"""How many offers a first plan that serves too little tries to do without, one at a time."""
+
 ROUNDS_MOST = 50
 """How often a packing is made anew after a limit cut the last one short."""
 
@@ -100,7 +103,9 @@ class Market:
                 allowed = known
             self._groups.setdefault((capacity, allowed), []).append(ware)
 
-    def problem(self, counts: Sequence[int], room: Room, *, fee: int = 0) -> tuple[Problem, list[list[Ware]]]:
+    def problem(
+        self, counts: Sequence[int], room: Room, *, fee: int = 0, without: Ware | None = None
+    ) -> tuple[Problem, list[list[Ware]]]:
         """Return the packing problem with the wares that still have room; `fee` is added to each machine's price.
 
         A fee makes few large machines look better than many small ones: the way to go where machines are counted.
@@ -108,7 +113,7 @@ class Market:
         bins: list[Bin] = []
         behind: list[list[Ware]] = []
         for (capacity, allowed), group in self._groups.items():
-            open_wares = [ware for ware in group if room.holds(ware, 1)[0]]
+            open_wares = [ware for ware in group if ware is not without and room.holds(ware, 1)[0]]
             if open_wares:
                 bins.append(Bin(capacity, open_wares[0].expected_micro + fee, allowed))
                 behind.append(open_wares)
@@ -127,7 +132,9 @@ def admits(want: Want, ware: Ware) -> bool:
     return not want.selector or selectors.admits(want.selector, "", ware.labels)
 
 
-def spend(market: Market, counts: Sequence[int], room: Room, packer: Packer, *, fee: int = 0) -> Basket:
+def spend(
+    market: Market, counts: Sequence[int], room: Room, packer: Packer, *, fee: int = 0, without: Ware | None = None
+) -> Basket:
     """Return what the packer's machines come to within the limits; what they leave is packed anew in the room left."""
     room = room.copy()
     left = list(counts)
@@ -137,7 +144,7 @@ def spend(market: Market, counts: Sequence[int], room: Room, packer: Packer, *, 
     for turn in range(ROUNDS_MOST):
         if not any(left):
             break
-        problem, behind = market.problem(left, room, fee=fee)
+        problem, behind = market.problem(left, room, fee=fee, without=without)
         moved = cut = False
         for load in packer(problem) if turn == 0 else FIRST(problem):
             wanted = load.copies
@@ -163,19 +170,36 @@ def spend(market: Market, counts: Sequence[int], room: Room, packer: Packer, *, 
 
 
 def first_basket(market: Market, counts: Sequence[int], room: Room) -> Basket:
-    """Return a good basket without any solver; where machines are too few for all, larger ones are tried."""
+    """Return a good basket without any solver.
+
+    Where machines are too few for all, larger ones are tried; where money, quotas or offers are, doing without each of
+    the offers that were chosen first.
+    """
     best = spend(market, counts, room, FIRST)
-    if not any(best.left) or not best.is_short_of_machines:
+    if not any(best.left):
         return best
     values = market.values(counts, room)
-    prices = sorted({item.ware.expected_micro for item in best.items}) or [1]
-    for fee in fees(prices[-1]):
-        other = spend(market, counts, room, FIRST, fee=fee)
-        if other.is_better_than(best, values):
-            best = other
-        if not any(best.left):
-            break
+    if best.is_short_of_machines:
+        prices = sorted({item.ware.expected_micro for item in best.items}) or [1]
+        for fee in fees(prices[-1]):
+            other = spend(market, counts, room, FIRST, fee=fee)
+            if other.is_better_than(best, values):
+                best = other
+            if not any(best.left):
+                return best
+    if any(left and value for left, value in zip(best.left, values, strict=True)):
+        for ware in _chosen(best)[:WITHOUT_MOST]:
+            other = spend(market, counts, room, FIRST, fee=best.fee, without=ware)
+            if other.is_better_than(best, values):
+                best = other
+            if not any(best.left):
+                return best
     return best
+
+
+def _chosen(basket: Basket) -> list[Ware]:
+    """Return the wares of a basket, each once, in the order in which they were chosen."""
+    return list({(item.ware.node_type.name, item.ware.offer.key): item.ware for item in basket.items}.values())
 
 
 def fees(price: int) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ class Columns:
     # --- the linear program ------------------------------------------------------------------------------------
 
     def _empty_program(self) -> Any:
-        program = _quiet_program()
+        program = quiet_program()
         empty_index, empty_value = np.zeros(0, dtype=np.int32), np.zeros(0)
         for count in self.counts:
             program.addRow(float(count), highspy.kHighsInf, 0, empty_index, empty_value)
@@ -258,7 +258,7 @@ class Columns:
     def _scarcity(self, bin_at: int, needs: Counts, most: Counts, worth: Floats) -> Floats:
         """Return what each dimension of the machine is worth at the margin: the relaxed knapsack's duals."""
         extent = self._extent[bin_at]
-        program = _quiet_program()
+        program = quiet_program()
         empty_index, empty_value = np.zeros(0, dtype=np.int32), np.zeros(0)
         for _ in extent:
             program.addRow(-highspy.kHighsInf, 1.0, 0, empty_index, empty_value)
@@ -400,7 +400,8 @@ class _QuietProgram(highspy.Highs):
         super().enableCallbacks()  # type: ignore[no-untyped-call]  # highspy ships no types for its class
 
 
-def _quiet_program() -> Any:
+def quiet_program() -> Any:
+    """Return an empty linear program of HiGHS that prints nothing and repeats itself to the bit."""
     program = _QuietProgram()  # type: ignore[no-untyped-call]  # as above
     for name, value in (
         ("output_flag", False),

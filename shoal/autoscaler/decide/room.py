@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 
 from shoal.autoscaler.decide.wares import Ware
 from shoal.model.instance import Instance, State
-from shoal.model.offer import MICRO, SPOT, Quota
+from shoal.model.offer import MICRO, SPOT, OfferKey, Quota
 from shoal.model.policy import Policy
 from shoal.model.snapshot import Snapshot
 
@@ -28,14 +30,15 @@ class Room:
         counted = [one for one in snapshot.instances if one.state is not State.GONE]
         by_type = Counter(one.node_type for one in counted)
         self.total_left = policy.max_workers - len(counted)
-        self.total_word = f"max_workers is {policy.max_workers} and {len(counted)} are there"
         self._type_left: dict[str, int] = {}
-        self._type_word: dict[str, str] = {}
+        self._slowed: dict[str, str] = {}
+        """Why fewer machines may come than `max_workers` allows: by node type, "" for all of them."""
+        self._there = by_type
+        self._added: Counter[str] = Counter()
+        """What the plan itself adds, by node type."""
+        self._added_offers: Counter[OfferKey] = Counter()
         for kind in policy.node_types:
             self._type_left[kind.name] = kind.max_workers - by_type[kind.name]
-            self._type_word[kind.name] = (
-                f"max_workers of `{kind.name}` is {kind.max_workers} and {by_type[kind.name]} are there"
-            )
             if policy.upscaling_speed is not None:
                 self._limit_speed(kind.name, counted, by_type[kind.name])
         self._spots = sum(1 for one in counted if one.offer.market == SPOT)
@@ -61,6 +64,7 @@ class Room:
             )
             for quota in snapshot.quotas
         ]
+        self._added_micro = 0
         asked = Counter(one.offer for one in unlisted)
         self._offer_left = {
             offer.key: max(0, offer.limit - asked[offer.key]) for offer in snapshot.offers if offer.limit is not None
@@ -72,6 +76,9 @@ class Room:
         """Return a room that is counted down on its own."""
         other = copy.copy(self)
         other._type_left = dict(self._type_left)
+        other._there = Counter(self._there)
+        other._added = Counter(self._added)
+        other._added_offers = Counter(self._added_offers)
         other._quotas = list(self._quotas)
         other._offer_left = dict(self._offer_left)
         other._probed = set(self._probed)
@@ -83,43 +90,86 @@ class Room:
             return 0, ware.word, ware.detail
         if self.is_ending:
             return 0, "limit", f"the cluster's lifetime of {self._policy.lifetime_s:.0f} s is over"
-        count, word, detail = wanted, "", ""
+        count, word, detail = wanted, "", _nothing
 
-        def lower(most: int, its_word: str, its_detail: str) -> None:
+        def lower(most: int, its_word: str, its_detail: Callable[[], str]) -> None:
             nonlocal count, word, detail
             if most < count:
                 count, word, detail = max(0, most), its_word, its_detail
 
-        lower(self.total_left, "limit", self.total_word)
+        lower(self.total_left, "limit", partial(self._limit_detail, ""))
         name = ware.node_type.name
-        lower(self._type_left.get(name, 0), "limit", self._type_word.get(name, f"no node type `{name}`"))
-        if (left := self._offer_left.get(ware.offer.key)) is not None:
-            lower(left, "full", f"the provider has {left} more of it")
+        lower(self._type_left.get(name, 0), "limit", partial(self._limit_detail, name))
+        key = ware.offer.key
+        if (left := self._offer_left.get(key)) is not None:
+            lower(left, "full", partial(self._offer_detail, key))
         for quota, rest in self._quotas:
-            weight = weight_of(quota, ware.offer.key.machine_type)
+            weight = weight_of(quota, key.machine_type)
             if weight and _reaches(quota, ware):
-                lower(max(0, rest) // weight, "quota", f"{quota.name}: {max(0, rest)} left of {quota.limit}")
+                lower(max(0, rest) // weight, "quota", partial(self._quota_detail, quota, rest))
         for scope in ware.probe_scopes:
-            lower(0 if scope in self._probed else 1, "unhealthy", f"one probe at a time: {scope}")
-        if ware.offer.key.market == SPOT and self._policy.spot_share_most < 1:
-            lower(self._spot_left(), "limit", f"spot_share_most is {self._policy.spot_share_most:g}")
-        if self._hour_most is not None and ware.price_micro:
-            lower(
-                (self._hour_most - self.committed_micro) // ware.price_micro,
-                "budget",
-                f"${self.committed_micro / MICRO:.4g}/h of ${self._hour_most / MICRO:.4g}/h are committed, "
-                f"one costs ${ware.price_micro / MICRO:.4g}/h",
-            )
-        if self._total_most is not None and ware.price_micro:
-            left_micro = self._total_most - self._spent_micro
-            most_micro = int(left_micro * 3600 / self._reserve_s) - self.committed_micro
-            lower(
-                most_micro // ware.price_micro,
-                "budget",
-                f"${self._spent_micro / MICRO:.4g} of ${self._total_most / MICRO:.4g} are spent and "
-                f"{self._reserve_s:.0f} s of what runs must still be paid",
-            )
-        return count, word, detail
+            lower(0 if scope in self._probed else 1, "unhealthy", partial(_probe_detail, scope))
+        if key.market == SPOT and self._policy.spot_share_most < 1:
+            lower(self._spot_left(), "limit", self._spot_detail)
+        if ware.price_micro:
+            if (hour_most := self._hour_most) is not None:
+                lower(
+                    (hour_most - self.committed_micro) // ware.price_micro,
+                    "budget",
+                    partial(self._hour_detail, ware, hour_most),
+                )
+            if (total_most := self._total_most) is not None:
+                left_micro = total_most - self._spent_micro
+                most_micro = int(left_micro * 3600 / self._reserve_s) - self.committed_micro
+                lower(most_micro // ware.price_micro, "budget", partial(self._total_detail, total_most))
+        return count, word, detail()
+
+    def _limit_detail(self, node_type: str) -> str:
+        """Say how a limit on machines is used up, by what is there and by this plan; `` is all node types."""
+        if node_type in self._slowed:
+            added = self._added[node_type] if node_type else self._added.total()
+            return self._slowed[node_type] + (f", and this plan adds {added}" if added else "")
+        if not node_type:
+            return _filled("max_workers", self._policy.max_workers, self._workers, self._added.total())
+        kind = self._policy.node_type(node_type)
+        if kind is None:
+            return f"no node type `{node_type}`"
+        added = self._added[node_type]
+        return _filled(f"max_workers of `{node_type}`", kind.max_workers, self._there[node_type] + added, added)
+
+    def _spot_detail(self) -> str:
+        return f"spot_share_most is {self._policy.spot_share_most:g}"
+
+    def _offer_detail(self, key: OfferKey) -> str:
+        left, added = self._offer_left[key], self._added_offers[key]
+        return (
+            f"the provider has {left + added} of it, and this plan takes {added}"
+            if added
+            else f"the provider has {left} more of it"
+        )
+
+    def _quota_detail(self, quota: Quota, rest: int) -> str:
+        added = sum(
+            weight_of(quota, key.machine_type) * count
+            for key, count in self._added_offers.items()
+            if _covers(quota, key)
+        )
+        said = f"{quota.name}: {max(0, rest)} left of {quota.limit}"
+        return said + (f" after the {added} of this plan" if added else "")
+
+    def _hour_detail(self, ware: Ware, most_micro: int) -> str:
+        added = f" with the ${self._added_micro / MICRO:.4g}/h of this plan" if self._added_micro else ""
+        return (
+            f"${self.committed_micro / MICRO:.4g}/h of ${most_micro / MICRO:.4g}/h are committed{added}, "
+            f"one costs ${(ware.price_micro or 0) / MICRO:.4g}/h"
+        )
+
+    def _total_detail(self, most_micro: int) -> str:
+        added = ", with what this plan buys," if self._added_micro else ""
+        return (
+            f"${self._spent_micro / MICRO:.4g} of ${most_micro / MICRO:.4g} are spent and "
+            f"{self._reserve_s:.0f} s of what runs{added} must still be paid"
+        )
 
     def take(self, ware: Ware, count: int) -> None:
         """Count down for `count` more of the ware; `holds` must have allowed them."""
@@ -128,6 +178,8 @@ class Room:
         self.total_left -= count
         self._type_left[ware.node_type.name] -= count
         self._workers += count
+        self._added[ware.node_type.name] += count
+        self._added_offers[ware.offer.key] += count
         if ware.offer.key.market == SPOT:
             self._spots += count
         if ware.offer.key in self._offer_left:
@@ -140,6 +192,7 @@ class Room:
         ]
         self._probed.update(ware.probe_scopes)
         self.committed_micro += count * (ware.price_micro or 0)
+        self._added_micro += count * (ware.price_micro or 0)
 
     def give_back(self, instance: Instance) -> None:
         """Count up for a wish that the plan takes back before it was called for."""
@@ -147,6 +200,7 @@ class Room:
         self._workers -= 1
         if instance.node_type in self._type_left:
             self._type_left[instance.node_type] += 1
+            self._there[instance.node_type] -= 1
         if instance.offer.market == SPOT:
             self._spots -= 1
         if instance.offer in self._offer_left:
@@ -178,14 +232,14 @@ class Room:
         most = max(5, int(speed * max(1, there - pending))) - pending
         if most < self._type_left[name]:
             self._type_left[name] = max(0, most)
-            self._type_word[name] = f"upscaling_speed is {speed:g} and {pending} of `{name}` are on their way"
+            self._slowed[name] = f"upscaling_speed is {speed:g} and {pending} of `{name}` are on their way"
 
     def _limit_after_mass_loss(self, snapshot: Snapshot, counted: list[Instance]) -> None:
         recent = sum(1 for one in counted if snapshot.now_s - one.created_s < 60 and one.state is not State.LOST)
         most = max(1, len(counted) // 10) - recent
         if most < self.total_left:
             self.total_left = max(0, most)
-            self.total_word = "many nodes fell silent at once; replacements are limited to 10 % a minute"
+            self._slowed[""] = "many nodes fell silent at once; replacements are limited to 10 % a minute"
 
     def _spot_left(self) -> int:
         share = self._policy.spot_share_most
@@ -222,13 +276,30 @@ def weight_of(quota: Quota, machine_type: str) -> int:
     return quota.weights.get(machine_type, 0)
 
 
+def _filled(limit: str, most: int, now: int, added: int) -> str:
+    """Say that `now` machines, `added` of them by this plan, use a limit up."""
+    if not added:
+        return f"{limit} is {most} and {now} are there"
+    return f"{limit} is {most}: {now - added} are there and this plan adds {added}"
+
+
+def _probe_detail(scope: str) -> str:
+    return f"one probe at a time: {scope}"
+
+
+def _nothing() -> str:
+    return ""
+
+
 def _reaches(quota: Quota, ware: Ware) -> bool:
-    key = ware.offer.key
-    return quota.provider == key.provider and quota.region in ("", key.region) and quota.market in ("", key.market)
+    return _covers(quota, ware.offer.key)
 
 
 def _under(quota: Quota, instance: Instance) -> bool:
-    key = instance.offer
+    return _covers(quota, instance.offer)
+
+
+def _covers(quota: Quota, key: OfferKey) -> bool:
     return quota.provider == key.provider and quota.region in ("", key.region) and quota.market in ("", key.market)
 
 

@@ -71,6 +71,62 @@ def test_each_reason_is_named_by_its_word(
     assert said in "\n".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("how", "fields", "said"),
+    [
+        (policy(kind("small", max_workers=9), max_workers=2), {}, "max_workers is 2: 0 are there and this plan adds 2"),
+        (
+            policy(kind("small", max_workers=2)),
+            {"instances": (instance(1),)},
+            "max_workers of `small` is 2: 1 are there and this plan adds 1",
+        ),
+        (
+            policy(kind("small"), upscaling_speed=1.0),
+            {},
+            "upscaling_speed is 1 and 0 of `small` are on their way, and this plan adds 5",
+        ),
+        (
+            policy(kind("small")),
+            {"offers": (offer("small", 4, 0.1, limit=2),)},
+            "the provider has 2 of it, and this plan takes 2",
+        ),
+        (
+            policy(kind("small")),
+            {"quotas": (Quota(name="vCPU", provider="sim", region="r1", limit=9, used=1, weights={"small": 4}),)},
+            "vCPU: 0 left of 9 after the 8 of this plan",
+        ),
+        (
+            policy(kind("small"), budget=Budget(usd_per_hour_max=0.25)),
+            {},
+            "$0.2/h of $0.25/h are committed with the $0.2/h of this plan, one costs $0.1/h",
+        ),
+        (
+            policy(kind("small"), budget=Budget(usd_total_max=0.04)),
+            {},
+            "$0 of $0.04 are spent and 600 s of what runs, with what this plan buys, must still be paid",
+        ),
+    ],
+)
+def test_a_limit_that_the_plan_itself_fills_says_how_much_of_it_is_the_plans(
+    how: Policy, fields: dict[str, Any], said: str
+) -> None:
+    plan = first(snapshot(**{"offers": (SMALL,), "classes": (demand("a", 4, 40),), **fields}), how)
+
+    assert bought(plan)
+    (reason,) = [one for one in plan.unmet[0].reasons if one.word != "full" or "provider" in one.detail]
+    assert reason.detail == said
+    assert said in plan.unmet[0].why
+
+
+def test_money_that_is_too_short_for_the_first_choice_goes_where_it_serves_more() -> None:
+    """The cheapest by the unit leaves too little for another; one larger machine serves both units."""
+    offers = (offer("small", 4, 0.119, limit=1), offer("large", 8, 0.35))
+    what = snapshot(offers=offers, classes=(demand("a", 4, 2),))
+    plan = first(what, policy(kind("small"), kind("large"), budget=Budget(usd_per_hour_max=0.4)))
+
+    assert (bought(plan), plan.unmet) == ({"large": 1}, ())
+
+
 def test_an_offer_of_another_architecture_says_so() -> None:
     how = policy(kind("any", machine_types=(), need=MachineNeed(arch="amd64")))
     arm = offer("big", 64, 0.5, arch="arm64")
