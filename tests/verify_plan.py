@@ -181,8 +181,8 @@ def _labels(plan: dict[str, Any], cluster: dict[str, Any], demand: list[dict[str
             **((types.get(machine["node_type"]) or {}).get("labels") or {}),
         }
         for name, term in _terms(row.get("labels") or ""):
-            if name in labels and not _matches(term, labels[name]):
-                yield f"{machine['id']}: line {line} wants {name}={term}, it is `{labels[name]}`"
+            if not _matches(term, labels.get(name)):
+                yield f"{machine['id']}: line {line} wants {name}={term}, it is `{labels.get(name)}`"
 
 
 def _terms(text: str) -> Iterator[tuple[str, str]]:
@@ -192,7 +192,8 @@ def _terms(text: str) -> Iterator[tuple[str, str]]:
             yield name.strip(), term.strip()
 
 
-def _matches(term: str, value: str) -> bool:
+def _matches(term: str, value: str | None) -> bool:
+    """A label that is missing equals nothing, so only negative terms hold."""
     negative = term.startswith("!")
     inner = re.fullmatch(r"!?in\((.*)\)", term)
     wanted = [one.strip() for one in inner[1].split(",")] if inner else [term.lstrip("!")]
@@ -206,9 +207,15 @@ def _limits(plan: dict[str, Any], cluster: dict[str, Any]) -> Iterator[str]:
         if name not in types:
             yield f"node type `{name}` is not in the cluster file"
             continue
-        most = (types[name] or {}).get("max_workers", cluster.get("max_workers", 2))
+        most = (types[name] or {}).get("max_workers")
+        if most is None:
+            most = 0 if name == cluster.get("head_node_type") else cluster.get("max_workers", 2)
         if count > most:
             yield f"`{name}`: {count} machines, max_workers is {most}"
+    for name, kind in types.items():
+        least = (kind or {}).get("min_workers", 0)
+        if bought[name] < least and not any(one["demand"] == name for one in plan["unmet"]):
+            yield f"`{name}`: {bought[name]} machines, min_workers is {least}, and nothing says why"
     most = cluster.get("max_workers", 2)
     if len(plan["machines"]) > most:
         yield f"{len(plan['machines'])} machines, max_workers is {most}"

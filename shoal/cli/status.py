@@ -131,7 +131,8 @@ def _demand(found: dict[str, Any], report: dict[str, Any]) -> list[str]:
 def _wanted(one: dict[str, Any]) -> str:
     if one["kind"] == "gang":
         sizes = ", ".join(_sizes(bundle) for bundle in one["bundles"])
-        return f"gang {one['key'][:12]} ({one['strategy']}): {sizes}"
+        name = one.get("name") or one["key"][:12]
+        return f"gang {name} ({one['strategy']}): {sizes}"
     return f"{one['count']} x {_sizes(one['amounts'])} ({one['kind']})"
 
 

@@ -69,7 +69,7 @@ class Kind(StrEnum):
     JOB_STARTED = "job_started"  # job, entrypoint
     JOB_ENDED = "job_ended"  # job, why
     ACTOR_STATE = "actor_state"  # actor, before, after, why
-    GROUP_STATE = "group_state"  # group, before, after, why
+    GROUP_STATE = "group_state"  # group, name, before, after, why
     WORKER_DIED = "worker_died"  # worker, node, why
     OUT_OF_MEMORY = "out_of_memory"  # node, worker, task
     SPILLED = "spilled"  # node, bytes: at once, then the sum of every ten seconds

@@ -79,6 +79,8 @@ class Gang(msgspec.Struct, frozen=True, kw_only=True):
     job: str = ""
     waiting_s: float = 0.0
     topology: str = ""
+    name: str = ""
+    """What its maker called it, for people; `gang_id` is what identifies it."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

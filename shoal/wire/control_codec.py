@@ -102,6 +102,7 @@ def gang_out(gang: Gang) -> pb.Gang:
         job=gang.job,
         waiting_s=gang.waiting_s,
         topology=gang.topology,
+        name=gang.name,
     )
 
 
@@ -114,6 +115,7 @@ def gang_in(message: pb.Gang) -> Gang:
         job=message.job,
         waiting_s=message.waiting_s,
         topology=message.topology,
+        name=message.name,
     )
 
 

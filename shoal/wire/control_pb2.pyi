@@ -235,20 +235,22 @@ class Bundle(_message.Message):
     def __init__(self, amounts: _Optional[_Mapping[str, int]] = ..., selector: _Optional[_Union[Selector, _Mapping]] = ...) -> None: ...
 
 class Gang(_message.Message):
-    __slots__ = ("gang_id", "bundles", "strategy", "job", "waiting_s", "topology")
+    __slots__ = ("gang_id", "bundles", "strategy", "job", "waiting_s", "topology", "name")
     GANG_ID_FIELD_NUMBER: _ClassVar[int]
     BUNDLES_FIELD_NUMBER: _ClassVar[int]
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     WAITING_S_FIELD_NUMBER: _ClassVar[int]
     TOPOLOGY_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
     gang_id: str
     bundles: _containers.RepeatedCompositeFieldContainer[Bundle]
     strategy: str
     job: str
     waiting_s: float
     topology: str
-    def __init__(self, gang_id: _Optional[str] = ..., bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., strategy: _Optional[str] = ..., job: _Optional[str] = ..., waiting_s: _Optional[float] = ..., topology: _Optional[str] = ...) -> None: ...
+    name: str
+    def __init__(self, gang_id: _Optional[str] = ..., bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., strategy: _Optional[str] = ..., job: _Optional[str] = ..., waiting_s: _Optional[float] = ..., topology: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Standing(_message.Message):
     __slots__ = ("key", "owner", "bundles", "job", "ttl_s")

@@ -22,7 +22,7 @@ def work():
 
 
 refs = [work.remote() for _ in range(8)]
-gang = placement_group([{"CPU": 2}] * 9, strategy="STRICT_SPREAD")
+gang = placement_group([{"CPU": 2}] * 9, strategy="STRICT_SPREAD", name="nine-apart")
 shoal.get(refs)
 """
 
@@ -56,7 +56,10 @@ def test_what_is_there_and_what_waits_have_a_story(cluster: Cluster) -> None:
     for key in (*keys, *gangs):
         assert "max_workers is 4" in text(cluster, key)
         assert told(cluster, key)["past"], "what the log says of it"
-    assert "starts together or not at all" in text(cluster, gangs.pop())
+    (gang,) = gangs
+    assert "starts together or not at all" in text(cluster, gang)
+    assert told(cluster, "nine-apart")["subject"] == gang
+    assert "gang nine-apart (STRICT_SPREAD)" in cluster.shoal("status", str(cluster.path))[1]
 
     code, out, error = cluster.shoal("explain", "i-nothing", "--cluster", cluster.name)
     assert (code, out) == (1, "") and "nothing known is called" in error

@@ -199,7 +199,10 @@ def _of_demand(name: str, evidence: Evidence) -> Story:
             if waiting.selector.hard:
                 now.append("only on nodes with " + ", ".join(f"{n}: {t}" for n, t in waiting.selector.hard.items()))
         case Gang():
-            now.append(f"{len(waiting.bundles)} members ({waiting.strategy}) wait for {waiting.waiting_s:.0f} s")
+            called = f" of `{waiting.name}`" if waiting.name else ""
+            now.append(
+                f"{len(waiting.bundles)} members{called} ({waiting.strategy}) wait for {waiting.waiting_s:.0f} s"
+            )
     unmet = _unmet(key, evidence)
     if unmet is not None:
         now.append(f"why it waits: {unmet.count} are {unmet.verdict}: {unmet.why}")
@@ -210,8 +213,12 @@ def _of_demand(name: str, evidence: Evidence) -> Story:
     if not now:
         now.append("nothing of it waits now")
     past = _past(
-        evidence.events, lambda event: event.fields.get("demand") == key or key in (event.fields.get("holds") or ())
+        evidence.events,
+        lambda event: (
+            key in (event.fields.get("demand"), event.fields.get("group")) or key in (event.fields.get("holds") or ())
+        ),
     )
+    kind = "gang" if any(line.kind == Kind.GROUP_STATE for line in past) else kind
     return Story(subject=key, kind=kind, now=tuple(now), reasons=reasons, past=past)
 
 
@@ -270,8 +277,14 @@ def _instances(evidence: Evidence) -> dict[str, str]:
 
 
 def _demands(evidence: Evidence) -> dict[str, str]:
+    """Return every name of a demand (its key, and what a gang's maker called it) with its key."""
     names: dict[str, str] = {}
     for event in evidence.events:
+        group, called = event.fields.get("group"), event.fields.get("name")
+        if event.kind is Kind.GROUP_STATE and isinstance(group, str):
+            names[group] = group
+            if isinstance(called, str) and called:
+                names[called] = group  # a name may be given again: the newest holds
         demand = event.fields.get("demand")
         if isinstance(demand, str) and demand:
             names[demand] = demand
@@ -280,7 +293,10 @@ def _demands(evidence: Evidence) -> dict[str, str]:
             names[one.demand] = one.demand
     if evidence.work is not None:
         names.update({one.key: one.key for one in evidence.work.classes})
-        names.update({gang.gang_id: gang.gang_id for gang in evidence.work.gangs})
+        for gang in evidence.work.gangs:
+            names[gang.gang_id] = gang.gang_id
+            if gang.name:
+                names[gang.name] = gang.gang_id
     return names
 
 

@@ -10,7 +10,7 @@ from shoal.autoscaler.decide.planner import improve
 from shoal.foundation.amounts import amounts
 from shoal.foundation.errors import UserError
 from shoal.foundation.eventlog import Event, Kind
-from shoal.model.demand import DemandClass
+from shoal.model.demand import Bundle, DemandClass, Gang
 from shoal.model.node import Busy
 from shoal.model.plan import Kept, OfferReason, Unmet, Verdict
 from shoal.model.snapshot import Work
@@ -110,6 +110,23 @@ def test_why_demand_waits_is_told_offer_by_offer() -> None:
     assert told.reasons == ({"offer": "s2", "word": "limit", "detail": "2 are there"},)
     assert [line.text for line in told.past] == ["not served: blocked: max_workers is 2"]
     assert any("s2: limit 2 are there" in line for line in words(told))
+
+
+def test_a_gang_is_known_by_what_its_maker_called_it() -> None:
+    """While it waits the head's word says so, afterwards the event log; the newest of a name holds."""
+    waits = Gang(gang_id="ab" * 16, bundles=(Bundle(amounts=amounts({"CPU": 1})),) * 3, name="trainers")
+    told = story("trainers", Evidence(events=EVENTS, work=Work(gangs=(waits,))))
+    assert (told.kind, told.subject) == ("gang", waits.gang_id)
+    assert told.now == ("3 members of `trainers` (PACK) wait for 0 s",)
+
+    events = (
+        _event(70, Kind.GROUP_STATE, group="cd" * 16, name="trainers", before="CREATED", after="REMOVED", why="old"),
+        _event(80, Kind.DEMAND_UNMET, demand="ab" * 16, verdict="blocked", why="max_workers is 2"),
+        _event(90, Kind.GROUP_STATE, group="ab" * 16, name="trainers", before="PENDING", after="CREATED", why=""),
+    )
+    told = story("train", Evidence(events=events))
+    assert (told.kind, told.subject) == ("gang", "ab" * 16)
+    assert [line.text for line in told.past] == ["not served: blocked: max_workers is 2", "PENDING -> CREATED"]
 
 
 def test_a_plan_solved_anew_says_where_waiting_demand_goes() -> None:

@@ -137,7 +137,7 @@ class Groups:
         while len(self.removed) > self._out.settings.dead_max:
             self.removed.popitem(last=False)
         self._out.journal("groups", group_id, None)
-        self._out.record("group_state", group=group_id, before=before, after=row.state, why=why)
+        self._record(row, before, why)
         self._tell(group)
         return True
 
@@ -323,6 +323,7 @@ class Groups:
             strategy=spec.strategy,
             job=spec.job,
             waiting_s=max(0.0, now_s - group.since_s),
+            name=spec.name,
         )
 
     def retell(self, node_id: str) -> None:
@@ -397,9 +398,13 @@ class Groups:
     def _created(self, group: Group) -> None:
         row = group.row
         before, row.state = row.state, after(row.state, GroupFact.COMMITTED)
-        self._out.record("group_state", group=row.spec.group_id, before=before, after=row.state, why="")
+        self._record(row, before, "")
         self._tell(group)
         self.has_news = True
+
+    def _record(self, row: GroupRow, before: GroupState, why: str) -> None:
+        spec = row.spec
+        self._out.record("group_state", group=spec.group_id, name=spec.name, before=before, after=row.state, why=why)
 
     def _break(self, group: Group, lost: set[int], node_id: str) -> None:
         if not lost:
@@ -414,7 +419,7 @@ class Groups:
         row.why = f"lost {len(lost)} bundles with node {node_id[:8]}"
         self._out.journal("groups", row.spec.group_id, row)
         if before is not row.state:
-            self._out.record("group_state", group=row.spec.group_id, before=before, after=row.state, why=row.why)
+            self._record(row, before, row.why)
             group.since_s = self._out.now_s
             self._tell(group)
         self._wait(group)

@@ -128,6 +128,7 @@ def demand_rows(work: Work, report: dict[str, Any]) -> list[dict[str, Any]]:
             one.gang_id,
             {
                 "kind": "gang",
+                "name": one.name,
                 "strategy": one.strategy.value,
                 "bundles": [quantities(bundle.amounts) for bundle in one.bundles],
                 "count": 1,
