@@ -114,6 +114,7 @@ class Link:
         self.core, self.peer, self.fd = core, peer, next(self.fds)
         self.out: list[Any] = []
         self.pending: dict[int, Any] = {}
+        self.asked: dict[int, Any] = {}
         self.known: set[bytes] = set()
         self.addresses: list[str] = []
         self.lease = self.state = None
@@ -325,7 +326,7 @@ class SimAgent(Agent):
             wire.NEED: lambda client, m: self.leases.need(client, *m[1:]),
             wire.RETURN: lambda client, m: self.leases.give_back(m[1], is_reusable=m[2]),
             wire.FATE: self._on_fate,
-            wire.REVOKE: self._on_revoke,
+            wire.REVOKE: lambda client, m: self.leases.revoke(client, m[1]),
         }
 
     def _mark(self, process: bytes) -> int:

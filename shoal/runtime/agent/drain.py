@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shoal.wire import messages as told
-from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
     from shoal.runtime.agent.main import Agent
@@ -47,8 +46,7 @@ class Drain:
         )
         self._open_or_close()
         for lease in agent.leases.by_number.values():
-            lease.is_reclaimed = True
-            lease.client.tell(wire.RECLAIM, lease.number)
+            agent.leases.reclaim(lease)
         agent.objects.drain()
         self.tick()
 

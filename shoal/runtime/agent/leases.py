@@ -7,6 +7,7 @@ at the head, which knows the other nodes, or waits; a waiting client makes other
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,10 @@ NEAR_S = 0.05
 """How long work is left to the node that holds its arguments before it may run anywhere."""
 ZERO_COST_LEASES = 16
 """How many leases a class that costs nothing may hold beside its blocked ones."""
+RECLAIM_AGAIN_S = 0.05
+"""How long a lease that was asked for back may take before another one is asked for, too: its task may be long."""
+ENDED_MAX = 10_000
+"""How many leases whose worker died are remembered for owners that ask again."""
 REMOTE_NEED_S = 2.0
 """How long another node's owner waits for what the head placed here before it asks again: as long, it counts on it."""
 
@@ -32,12 +37,15 @@ REMOTE_NEED_S = 2.0
 class Lease:
     """A worker granted to a client for a class."""
 
-    __slots__ = ("client", "granted_at", "grip", "is_reclaimed", "number", "row", "worker")
+    __slots__ = ("client", "end_why", "granted_at", "grip", "number", "reclaimed_at", "row", "worker")
 
     def __init__(self, number: int, row: ClassRow, grip: Grip, granted_at: float) -> None:
         self.number, self.row, self.client, self.grip, self.granted_at = number, row, row.client, grip, granted_at
         self.worker: Worker | None = None
-        self.is_reclaimed = False
+        self.reclaimed_at: float | None = None
+        """When its owner was asked to give it back."""
+        self.end_why = ""
+        """Why its worker is to be killed as soon as it has started."""
 
 
 class Leases:
@@ -60,6 +68,8 @@ class Leases:
         self._node_id, self._labels = node_id, labels
         self._bind, self._place, self._place_near, self._changed = bind, place, place_near, changed
         self.by_number: dict[int, Lease] = {}
+        self._ended: dict[int, tuple[bytes, tuple[Any, ...]]] = {}
+        """Leases whose worker died: their owner's process, and the verdict."""
         self._number = 0
         self._rows: list[ClassRow] = []
         self._turn = 0
@@ -151,20 +161,36 @@ class Leases:
     def end_group(self, group_id: str, why: str) -> None:
         """A placement group is removed: what runs inside ends, what waits for it can never run."""
         for lease in tuple(self.by_number.values()):
-            if lease.row.bundle is not None and lease.row.bundle[0] == group_id and lease.worker is not None:
-                self._pool.kill(lease.worker, f"group removed: {why}")
+            if lease.row.bundle is not None and lease.row.bundle[0] == group_id:
+                lease.end_why = f"group removed: {why}"
+                if lease.worker is not None:
+                    self._pool.kill(lease.worker, lease.end_why)
         for row in self._rows:
             if row.bundle is not None and row.bundle[0] == group_id:
                 row.client.tell(wire.UNPLACEABLE, row.key, f"group removed: {why}", True)
 
-    def worker_died(self, worker: Worker) -> Lease | None:
-        """Return the dead worker's lease, now ended."""
+    def worker_died(self, worker: Worker, why: str, started: int) -> Client | None:
+        """End the dead worker's lease and give its owner, which is returned, the verdict."""
         lease: Lease | None = worker.lease
-        if lease is not None and self.by_number.pop(lease.number, None) is not None:
-            self._let_go(lease)
-            self.schedule_soon()
-            return lease
-        return None
+        if lease is None or self.by_number.pop(lease.number, None) is None:
+            return None
+        self._let_go(lease)
+        self.schedule_soon()
+        verdict = (wire.DIED, worker.process, why, started)
+        self._ended[lease.number] = lease.client.process, verdict
+        while len(self._ended) > ENDED_MAX:
+            del self._ended[next(iter(self._ended))]
+        self._loop.call_soon(lease.client.tell, *verdict)  # never before LEASED, which takes a turn as well
+        return lease.client
+
+    def revoke(self, client: Client, number: int) -> None:
+        """Kill the worker of a lease whose owner has lost its connection; the verdict follows, or is given again."""
+        lease = self.by_number.get(number)
+        if lease is not None and lease.client is client and lease.worker is not None:
+            self._pool.kill(lease.worker, "")  # usually it is dead: its exit code says more than we know
+        elif number in self._ended and self._ended[number][0] == client.process:
+            # Its owner was still dialling when it heard, and gave work to a connection that had an end by then.
+            client.tell(*self._ended[number][1])
 
     def _let_go(self, lease: Lease) -> None:
         self._stock.give_back(lease.grip)
@@ -264,6 +290,10 @@ class Leases:
         # A turn later: what `bind` wrote leaves at the end of this one, so no task can be there before it.
         leased = (wire.LEASED, row.key, lease.number, worker.process, addresses, gpus)
         self._loop.call_soon(row.client.tell, *leased)
+        if lease.reclaimed_at is not None:
+            self.reclaim(lease)
+        if lease.end_why:
+            self._pool.kill(worker, lease.end_why)
 
     # ---------------------------------------------------------------------------------------------- no room
 
@@ -297,23 +327,39 @@ class Leases:
         self.schedule_soon()
 
     def _reclaim_for(self, short: list[ClassRow], now: float) -> None:
-        """Ask for leases back from clients (or classes) that hold more than one that waits."""
+        """Ask for leases back from clients (or classes) that hold more than one that waits, of what it lacks."""
+        leases = self.by_number.values()
+        asked = [one for one in leases if one.reclaimed_at is not None]
+        if not self.is_open or any(now - one.reclaimed_at < RECLAIM_AGAIN_S for one in asked):  # type: ignore[operator]
+            return  # one at a time: it may be enough
+        # What will be given back sooner or later is not held: nobody is asked for more than its share.
+        coming: collections.Counter[Any] = collections.Counter()
+        for one in asked:
+            coming.update((one.client, one.row))
         for row in short:
-            if not self._stock.could_ever_fit(row.amounts, row.bundle) or not self.is_open:
-                continue
-            if any(one.is_reclaimed for one in self.by_number.values()):
-                return  # one at a time: it may be enough
+            lacking = self._stock.lacking(row.amounts, row.bundle)
             best: Lease | None = None
-            for lease in self.by_number.values():
-                if lease.row is row or lease.worker is None or lease.grip.is_blocked or not lease.grip.amounts:
+            for lease in leases:
+                grip = lease.grip
+                if lease.row is row or lease.worker is None or grip.is_blocked or lease.reclaimed_at is not None:
                     continue
-                is_other = lease.client is not row.client
-                fewer = lease.client.held > row.client.held if is_other else lease.row.held > row.held
-                if fewer and now - lease.granted_at >= LEASE_MIN_S and (best is None or _share(lease) > _share(best)):
+                if lacking.isdisjoint(grip.amounts) or not _shares_place(row, grip):
+                    continue
+                if lease.client is not row.client:
+                    is_more = lease.client.held - coming[lease.client] > row.client.held
+                else:
+                    is_more = lease.row.held - coming[lease.row] > row.held
+                if is_more and now - lease.granted_at >= LEASE_MIN_S and (best is None or _share(lease) > _share(best)):
                     best = lease
             if best is not None:
-                best.is_reclaimed = True
-                best.client.tell(wire.RECLAIM, best.number)
+                self.reclaim(best)
+                return
+
+    def reclaim(self, lease: Lease) -> None:
+        """Ask the owner for a lease back, as soon as it has it."""
+        lease.reclaimed_at = self._clock.monotonic_s()
+        if lease.worker is not None:
+            self._loop.call_soon(lease.client.tell, wire.RECLAIM, lease.number)  # after LEASED, see `_granted`
 
     def _later(self, now: float, short: list[ClassRow]) -> None:
         """Look again when something short may have changed by time alone."""
@@ -339,7 +385,7 @@ class Leases:
                     one.number,
                     one.row.class_key,
                     one.worker.pid if one.worker else -1,
-                    one.is_reclaimed,
+                    one.reclaimed_at is not None,
                     one.grip.amounts,
                 ]
                 for one in self.by_number.values()
@@ -353,6 +399,14 @@ class Leases:
     def rows(self) -> list[ClassRow]:
         """Return every row that waits."""
         return self._rows
+
+
+def _shares_place(row: ClassRow, grip: Grip) -> bool:
+    """Say whether what the grip holds is of the node, or the bundle, from which the row would take."""
+    if row.bundle is None or grip.bundle is None:
+        return row.bundle is grip.bundle
+    group, number = row.bundle
+    return grip.bundle[0] == group and number in (-1, grip.bundle[1])
 
 
 def _share(lease: Lease) -> tuple[int, int]:

@@ -125,7 +125,7 @@ class Agent:
             wire.UNBLOCKED: self._on_unblocked,
             wire.ASK: self._on_ask,
             wire.FATE: self._on_fate,
-            wire.REVOKE: self._on_revoke,
+            wire.REVOKE: lambda client, m: self.leases.revoke(client, m[1]),
             wire.ROWS: lambda client, m: self.state.add_rows(client, m[1], m[2]),
             wire.ACTOR_UP: lambda client, m: self.actors.up(client.worker) if client.worker else None,
             wire.ACTOR_FAILED: self._on_actor_failed,
@@ -384,17 +384,15 @@ class Agent:
         started = self.marks.read(worker.process)
         self.marks.forget(worker.process)
         self.logs.worker_died(worker)
-        lease = self.leases.worker_died(worker)
+        owner = self.leases.worker_died(worker, why, started)
         self.actors.worker_died(worker, why)
         client = self._clients.pop(worker.process, None)
-        if lease is not None:
-            lease.client.tell(wire.DIED, worker.process, why, started)
         if client is not None:
             client.connection.abort()
             self.leases.forget(client)
         self.objects.process_died(worker.process)
         self.state.worker_died(worker, why)
-        self._verdict(worker.process, why, started=started, told=lease.client if lease else None)
+        self._verdict(worker.process, why, started=started, told=owner)
 
     def _verdict(
         self, process: bytes, why: str, *, is_driver: bool = False, started: int = -1, told: Client | None = None
@@ -514,12 +512,6 @@ class Agent:
         self._dead[process] = why
         for client in self._fates.pop(process, ()):
             client.tell(wire.DIED, process, why, -1)
-
-    def _on_revoke(self, client: Client, message: list[Any]) -> None:
-        number = message[1]
-        lease = self.leases.by_number.get(number)
-        if lease is not None and lease.client is client and lease.worker is not None:
-            self.pool.kill(lease.worker, "")  # usually it is dead: its exit code says more than we know
 
     # ---------------------------------------------------------------------------------------------- head
 

@@ -115,6 +115,19 @@ class Stock:
         self.free = plus(self.free, amounts)
         self.version += 1
 
+    def lacking(self, amounts: Amounts, bundle: BundleKey | None) -> frozenset[str]:
+        """Return of which resources less is free than `amounts`; none if even an empty node (or bundle) has less."""
+        if not self.could_ever_fit(amounts, bundle):
+            return frozenset()
+        if bundle is None:
+            places = [self.free]
+        else:
+            places = [
+                free for key, free in self._bundle_free.items() if key[0] == bundle[0] and bundle[1] in (-1, key[1])
+            ]
+        found = frozenset(name for free in places for name, amount in amounts.items() if free.get(name, 0) < amount)
+        return found or frozenset(amounts)  # there is enough of all, but of no one GPU
+
     def could_ever_fit(self, amounts: Amounts, bundle: BundleKey | None) -> bool:
         """Say whether an empty node (or bundle) would hold `amounts`."""
         if bundle is None:

@@ -93,7 +93,7 @@ class Core:
         self.is_closed = False
         self.is_loop_driven = False
         """An event loop watches the reactor; the helper only flushes."""
-        self._followers: list[tuple[Callable[[], bool], threading.Lock]] = []
+        self._followers: list[tuple[Callable[[], Any], threading.Lock]] = []
         self._welcome: list[Any] | None = None
         self._elsewhere: list[str] | None = None
         self._parked = threading.Event()
@@ -260,22 +260,24 @@ class Core:
 
     def _dial(self, address: OwnerAddress) -> None:
         process, texts = address
-        link = None
+        sock: socket.socket | None = None
         for text in reachable(texts):
             try:
                 sock = blocking.dial_peer(text, process, self.ssl_context, self.authenticator)
             except (OSError, ShoalError):
                 continue
-            with self.lock:
-                if self.is_closed:
+            break
+        with self.lock:  # in one piece: whoever gets the link here must hear of its end, which may come at once
+            if self.is_closed:
+                if sock is not None:
                     sock.close()
-                    return
+                return
+            link = None
+            if sock is not None:
                 link = Link(sock, self.reactor)
                 self._take(link, address)
                 self.reactor.links[link.fd] = link
                 self.reactor._epoll.register(link.fd, 1)
-            break
-        with self.lock:
             self._dialled(address, link)
         self.flush()
         try:
@@ -358,6 +360,8 @@ class Core:
                         count += 1
                         entry, last = one, message
                         self.on_result(link, message, one)
+                    elif (answered := link.asked.pop(message[1], None)) is not None:
+                        answered(message[2], message[3])
                 else:
                     handler = handlers.get(message[0])
                     if handler is not None:
@@ -422,41 +426,60 @@ class Core:
                 self._hand_over()
         return True
 
-    def wait(self, is_done: Callable[[], bool], limit_s: float | None = None) -> bool:
+    def wait(self, is_done: Callable[[], Any], limit_s: float | None = None) -> bool:
         """Wait until `is_done()`, which must be cheap and is called after each batch; False after `limit_s`."""
         if self.dirty:
             self.flush()
         end = None if limit_s is None else monotonic() + limit_s
         reactor = self.reactor
-        while not is_done():
-            if self.is_closed:
-                raise_closed()
-            left = None if end is None else end - monotonic()
-            if left is not None and left <= 0:
-                return False
-            if reactor.lock.acquire(False):
-                try:
-                    while not is_done():
-                        if end is None:
-                            reactor.poll()
-                        else:
-                            left = end - monotonic()
-                            if left <= 0:
-                                return False
-                            reactor.poll(left)
+        has_followed = False
+        try:
+            while not is_done():
+                if self.is_closed:
+                    raise_closed()
+                left = None if end is None else end - monotonic()
+                if left is not None and left <= 0:
+                    return False
+                if reactor.lock.acquire(False):
+                    try:
+                        while not is_done():
+                            if end is None:
+                                reactor.poll()
+                            else:
+                                left = end - monotonic()
+                                if left <= 0:
+                                    return False
+                                reactor.poll(left)
+                            if self._followers:
+                                self._wake_followers()
+                            if self.is_closed:
+                                raise_closed()
+                    finally:
+                        reactor.lock.release()
                         if self._followers:
-                            self._wake_followers()
-                        if self.is_closed:
-                            raise_closed()
-                finally:
-                    reactor.lock.release()
-                    if self._followers:
-                        self._hand_over()
-            else:
-                self._follow(is_done, left)
-        return True
+                            self._hand_over()
+                else:
+                    has_followed = True
+                    self._follow(is_done, left)
+            return True
+        finally:
+            # We may have been told to lead and not need to: done, out of time, or interrupted. The others still wait.
+            if has_followed and self._followers and not reactor.lock.locked():
+                self._hand_over()
 
-    def _follow(self, is_done: Callable[[], bool], limit_s: float | None) -> None:
+    def poll_now(self) -> None:
+        """Read what has arrived, without waiting, unless somebody reads anyway."""
+        reactor = self.reactor
+        if reactor.lock.acquire(False):
+            try:
+                reactor.poll(0)
+            finally:
+                reactor.lock.release()
+                if self._followers:
+                    self._wake_followers()
+                    self._hand_over()
+
+    def _follow(self, is_done: Callable[[], Any], limit_s: float | None) -> None:
         """Wait until the leader says that it is done, or that nobody leads any more."""
         turn = threading.Lock()
         turn.acquire()
@@ -475,11 +498,6 @@ class Core:
                 self._followers.remove(follower)
             except ValueError:
                 pass
-
-    def rouse_leader(self) -> None:
-        """Make the helper let go of the reactor, because this thread is about to lead."""
-        self._helper_rests = False
-        self.reactor.kick()
 
     def _wake_followers(self) -> None:
         for is_done, turn in tuple(self._followers):
@@ -512,15 +530,9 @@ class Core:
                     now = monotonic()
                     if reactor.polls != seen:
                         polled_at = now
-                    elif now - polled_at > UNREAD_S and not self.is_loop_driven and reactor.lock.acquire(False):
+                    elif now - polled_at > UNREAD_S and not self.is_loop_driven:
                         # A thread that calls and calls and never waits: news and answers must not lie unread for ever.
-                        try:
-                            reactor.poll(0)
-                        finally:
-                            reactor.lock.release()
-                            if self._followers:
-                                self._wake_followers()
-                                self._hand_over()
+                        self.poll_now()
                         polled_at = now
                     seen, quiet = reactor.polls, 0
                     continue

@@ -87,7 +87,7 @@ class Values:
         if core.dirty:
             core.flush()
         if limit_s is not None and limit_s <= 0:
-            self._poll_once()
+            core.poll_now()  # `timeout=0` asks for the state of now
             self._raise_unless_ready(refs, limit_s)
             return
         resume = self.before_block()
@@ -115,15 +115,6 @@ class Values:
             if resume is not None:
                 resume()
         self._raise_unless_ready(refs, limit_s)
-
-    def _poll_once(self) -> None:
-        """Read what has arrived, without waiting: `timeout=0` asks for the state of now."""
-        reactor = self._core.reactor
-        if reactor.lock.acquire(False):
-            try:
-                reactor.poll(0)
-            finally:
-                reactor.lock.release()
 
     def _raise_unless_ready(self, refs: Sequence[ObjectRef[Any]], limit_s: float | None) -> None:
         late = [ref for ref in refs if not ref._ready]
@@ -162,17 +153,16 @@ class Values:
                 ref._pins = own_refs(core, nested)
             settle(ref, format, data)
 
-        link.pending[n] = Fetch(ref, answered)
+        link.asked[n] = Fetch(ref, answered)
         link.out.append((wire.ASK_VALUE, n, ref._n))
         core.touch(link)
 
     def _link_closed(self, link: Link) -> None:
         """Questions that the lost connection took with it are asked again, unless their owner is dead."""
-        for n, entry in tuple(link.pending.items()):
-            if type(entry) is Fetch:
-                del link.pending[n]
-                if not entry.ref._ready:
-                    self.owner_unreachable(entry.ref)
+        asked, link.asked = link.asked, {}
+        for question in asked.values():
+            if not question.ref._ready:
+                self.owner_unreachable(question.ref)
 
     def owner_unreachable(self, ref: ObjectRef[Any]) -> None:
         """Nobody answers where the owner was: ask for its fate."""
@@ -288,7 +278,7 @@ class Values:
             if core.dirty:
                 core.flush()
             if limit_s is not None and limit_s <= 0:
-                self._poll_once()
+                core.poll_now()
                 scan()
             else:
                 resume = self.before_block()

@@ -173,6 +173,8 @@ class Owner:
         self.by_key: dict[int, WorkClass] = {}
         self.leases: dict[tuple[Link, int], Lease] = {}
         """By the agent's link and its number."""
+        self._coming: dict[tuple[Link, int], bool] = {}
+        """Leases whose workers we dial, likewise: whether they have been asked back already."""
         self.agents: dict[str, Link] = {}
         """Links to other nodes' agents, by node id."""
         self.finish: Callable[[Link, list[Any], ObjectRef[Any]], None] = finish_simply
@@ -231,6 +233,10 @@ class Owner:
             self.fail(ref, work.ended, False)
             return
         work.queue.append(ref)
+        if work.leases and not work.is_pushed:
+            self._feed(work)
+            if not work.queue:
+                return
         waiting = len(work.queue)
         if waiting == 1 or not work.told or (work.is_spread and waiting <= SPREAD_TOLD_MAX):
             self.tell_need(work)
@@ -329,6 +335,12 @@ class Owner:
         if not link.pending:
             self._rest(lease)
 
+    def _feed(self, work: WorkClass) -> None:
+        """Give what waits to leases that do nothing: nobody else would, and they would never be given back."""
+        for lease in tuple(work.leases):
+            if work.queue and not lease.pending:
+                self.refill(lease)
+
     def _rest(self, lease: Lease) -> None:
         """Nothing is left for a lease: keep it for the next task, unless that is to be dealt anew."""
         if lease.work.is_spread and not lease.work.queue:
@@ -423,8 +435,9 @@ class Owner:
         def connected(link: Link | None) -> None:
             work.seen += is_home
             work.seen_anywhere += 1
-            if link is None:
-                agent.out.append((wire.RETURN, number, False))
+            is_reclaimed = self._coming.pop((agent, number))
+            if link is None or is_reclaimed:
+                agent.out.append((wire.RETURN, number, link is not None))
                 agent.flush()
                 self.tell_need(work)
                 return
@@ -437,11 +450,15 @@ class Owner:
             work.leases.append(lease)
             self.refill(lease)
 
+        self._coming[agent, number] = False
         self.core.with_peer((process, tuple(addresses)), connected)
 
     def _on_reclaim(self, agent: Link, message: list[Any]) -> None:
-        lease = self.leases.get((agent, message[1]))
-        if lease is not None and not lease.is_retiring:
+        key = agent, message[1]
+        lease = self.leases.get(key)
+        if key in self._coming:
+            self._coming[key] = True
+        elif lease is not None and not lease.is_retiring:
             lease.is_retiring = True
             if lease in lease.work.leases:
                 lease.work.leases.remove(lease)
@@ -641,6 +658,7 @@ class Owner:
                 self.fail(ref, why, True)
         for ref in reversed(free):
             self._take_back(ref)
+        self._feed(work)
         if work.queue:
             self.tell_need(work)
 

@@ -38,7 +38,7 @@ FRAME_SOFT_BYTES = 8 * 2**20
 
 
 class Link:
-    """One authenticated peer. `pending` holds what we asked and it has not answered, by number."""
+    """One authenticated peer. What it has not answered, by number: `pending` the work we gave it, `asked` values."""
 
     __slots__ = (
         "__weakref__",
@@ -48,6 +48,7 @@ class Link:
         "_sock",
         "_write_lock",
         "addresses",
+        "asked",
         "fd",
         "is_closed",
         "is_lossy",
@@ -77,6 +78,8 @@ class Link:
         self.partial: bytearray | None = None
         self.out: list[Any] = []
         self.pending: dict[int, Any] = {}
+        self.asked: dict[int, Any] = {}
+        # Apart from `pending`: a worker that owes us nothing but the value of somebody's ref has no work of ours.
         self.known: set[bytes] = set()
         self.lease: Any = None
         self.is_closed = False

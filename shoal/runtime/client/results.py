@@ -51,9 +51,6 @@ class Results:
     def arrived(self, link: Link, message: list[Any], entry: Any) -> None:
         """Take one result. With the core's lock held."""
         n, format, data = message[1], message[2], message[3]
-        if type(entry) is not ObjectRef:
-            entry(format, data)  # an answer that somebody in the runtime waits for
-            return
         if format == wire.ERROR and entry._recipe is not None and self._is_retried(entry, data):
             return
         self.settle(entry, format, data, (self._core.process, n))

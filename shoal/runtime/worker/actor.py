@@ -169,7 +169,7 @@ class ActorBase:
 
     def cancel(self, link: Link, n: int) -> None:
         """Cancel a call: only async actors can stop a running one."""
-        self.executor.cancelled[(link.peer, n)] = None
+        self.executor.note_cancelled((link.peer, n))
 
     def _link_closed(self, link: Link) -> None:
         if link.out and link.peer:

@@ -34,7 +34,8 @@ class AsyncActor(ActorBase):
         self._limits: dict[str, int] = dict(options["groups"] or {})
         self._under_way: dict[str, int] = {}
         self._waiting: dict[str, list[tuple[Link, list[Any]]]] = {}
-        self._tasks: dict[tuple[bytes, int], asyncio.Task[None]] = {}
+        self._tasks: dict[tuple[bytes, int], asyncio.Task[None] | None] = {}
+        """Calls that have started."""
         self._group_of: dict[str, str] = {}
         self._inbox: list[tuple[Link, list[Any]]] = []
         self._is_flush_due = False
@@ -97,8 +98,7 @@ class AsyncActor(ActorBase):
                 self._waiting.setdefault(group, []).append((link, message))
                 continue
             self._under_way[group] = count + 1
-            task = create(self._run(link, message, group))
-            self._tasks[link.peer, message[1]] = task
+            create(self._run(link, message, group))
 
     def _group(self, message: list[Any]) -> str:
         if not self._limits:
@@ -119,9 +119,13 @@ class AsyncActor(ActorBase):
         running.group = self.executor.binding.group
         set_running(running)
         started = perf_counter()
-        replies.under_way[link.peer, n] = (name, started)
+        key = link.peer, n
+        replies.under_way[key] = (name, started)
+        self._tasks[key] = asyncio.current_task()  # only now: one cancelled before its first step would never answer
         is_ok = True
         try:
+            if self.executor.cancelled and key in self.executor.cancelled:
+                raise asyncio.CancelledError
             method = self.methods.get(name) or self.method(name)
             if format == 0:
                 value = method(*data)
@@ -152,7 +156,7 @@ class AsyncActor(ActorBase):
             return
         except asyncio.CancelledError:
             is_ok = False
-            self.executor.cancelled[(link.peer, n)] = None
+            self.executor.note_cancelled(key)
             format, value = replies.failed(KeyboardInterrupt(), link, n, name, self)
         except BaseException as error:
             is_ok = False
@@ -166,9 +170,9 @@ class AsyncActor(ActorBase):
         if not self._is_flush_due:
             self._is_flush_due = True
             self.loop.call_soon(self._flush)
-        replies.under_way.pop((link.peer, n), None)
+        replies.under_way.pop(key, None)
         replies.rows((link.peer, n, name, started, ended, is_ok))
-        self._tasks.pop((link.peer, n), None)
+        self._tasks.pop(key, None)
         self._under_way[group] -= 1
         waiting = self._waiting.get(group)
         if waiting:
@@ -183,12 +187,14 @@ class AsyncActor(ActorBase):
         self.core.flush()
 
     def cancel(self, link: Link, n: int) -> None:
-        """Cancel a call: its task gets CancelledError."""
+        """Cancel a call: its task gets CancelledError; one that waits for its turn never starts."""
         key = (link.peer, n)
 
         def stop() -> None:
             task = self._tasks.get(key)
             if task is not None:
                 task.cancel()
+            else:
+                self.executor.note_cancelled(key)
 
         self.loop.call_soon_threadsafe(stop)

@@ -94,19 +94,8 @@ class ThreadedActor(ActorBase):
             for link, message in early:
                 name = message[5].get("group", "") if message[0] != CALL else self._declared_group(message[2])
                 self._groups.get(name, self._groups[""]).put(link, message)
-        core, reactor = self.core, self.core.reactor
         while True:
-            if not reactor.lock.acquire(False):
-                core.rouse_leader()
-                reactor.lock.acquire()
-            try:
-                reactor.poll()
-            finally:
-                reactor.lock.release()
-                if core._followers:
-                    core._wake_followers()
-            if core.dirty:
-                core.flush()
+            self.core.wait(_never)
 
     def run_call(self, link: Link, message: list[Any], group: _Group) -> None:
         """Run one call on this thread and answer it."""
@@ -149,3 +138,7 @@ class ThreadedActor(ActorBase):
             core.flush()
         else:
             core.touch(link)  # whoever takes the next call may be stopped in it: then the helper sends this
+
+
+def _never() -> bool:
+    return False

@@ -33,7 +33,9 @@ LONG_S = 0.1
 """A task that runs longer returns what waits behind it."""
 BATCH_S = 0.0005
 _LONG_US = 500.0
+CANCELLED_MAX = 10_000
 INTERRUPT_AGAIN_S = 0.05
+INTERRUPT_RETRY_S = 0.001
 TASK, SPECIAL, CALL, SPECIAL_CALL = wire.TASK, wire.SPECIAL, wire.CALL, wire.SPECIAL_CALL
 perf_counter = time.perf_counter
 
@@ -60,7 +62,9 @@ class Executor:
         self.cancelled: dict[tuple[bytes, int], None] = {}
         self.calls_done: dict[bytes, int] = {}
         self._main_thread = threading.get_ident()
-        self._is_interrupted_for: tuple[bytes, int] | None = None
+        self._interrupted: tuple[bytes, int] | None = None
+        """The task in which KeyboardInterrupt was raised last: once is enough."""
+        self._is_retry_due = False
         handlers = self.core.handlers
         handlers[wire.FUNCTION] = self._on_function
         for kind in (TASK, SPECIAL, CALL, SPECIAL_CALL):
@@ -83,22 +87,12 @@ class Executor:
     def loop(self) -> None:
         """Work until the process ends."""
         core, items = self.core, self.items
-        reactor = core.reactor
-        lock = reactor.lock
+        has_items = items.__len__
         while True:
             try:
                 if not items:
-                    if not lock.acquire(False):
-                        core.rouse_leader()
-                        lock.acquire()
-                    try:
-                        if not items:
-                            reactor.poll()
-                    finally:
-                        lock.release()
-                        if core._followers:
-                            core._wake_followers()
-                            core._hand_over()
+                    # A thread that a task left behind may read for us meanwhile: what it reads must wake us.
+                    core.wait(has_items)
                 self.run_items()
                 self.prints.after_batch()
                 if core.dirty:
@@ -114,8 +108,11 @@ class Executor:
         scalars, typical = codec.SCALARS, self.typical_us
         pack_mark, mark, rows = MARK.pack_into, self._mark, self.replies.rows
         started = flushed = perf_counter()
-        while items:
-            link, message = items.popleft()
+        while True:
+            try:
+                link, message = items.popleft()
+            except IndexError:
+                break  # also where the helper has just given back what was left
             if message[0] != TASK:
                 self._run_other(link, message)
                 started = perf_counter()
@@ -245,7 +242,9 @@ class Executor:
                     back.setdefault(link, []).append(message[1])
                 else:
                     kept.append((link, message))
-            self.items.extend(kept)
+            if kept:
+                self.items.extend(kept)
+                self.core.reactor.kick()  # the main thread may have seen none and gone to wait
             for link, numbers in back.items():
                 link.out.append((wire.UNSTARTED, numbers, self.is_used_up))
                 link.flush()
@@ -299,9 +298,7 @@ class Executor:
         if self.actor is not None:
             self.actor.cancel(link, n)
             return
-        self.cancelled[key] = None
-        while len(self.cancelled) > 10_000:
-            del self.cancelled[next(iter(self.cancelled))]
+        self.note_cancelled(key)
         current = self.current
         if current is not None and current[0].peer == link.peer and current[1][1] == n:
             if is_recursive:
@@ -311,9 +308,14 @@ class Executor:
                 os._exit(1)
             self.interrupt(key)
 
+    def note_cancelled(self, key: tuple[bytes, int]) -> None:
+        """Remember a cancellation until its task starts or ends; those that came too late are forgotten in time."""
+        self.cancelled[key] = None
+        while len(self.cancelled) > CANCELLED_MAX:
+            del self.cancelled[next(iter(self.cancelled))]
+
     def interrupt(self, key: tuple[bytes, int]) -> None:
         """Raise KeyboardInterrupt in the main thread as soon as it runs user code of that task."""
-        self._is_interrupted_for = key
         signal.pthread_kill(self._main_thread, signal.SIGINT)
         again = threading.Timer(INTERRUPT_AGAIN_S, self._interrupt_again, (key,))
         again.daemon = True
@@ -321,24 +323,38 @@ class Executor:
 
     def _interrupt_again(self, key: tuple[bytes, int]) -> None:
         """A signal that comes just before a blocking call is seen only after it, unless it comes again."""
-        current = self.current
-        if self._is_interrupted_for == key and current is not None and (current[0].peer, current[1][1]) == key:
+        if key == self._to_interrupt():
             self.interrupt(key)
+
+    def _to_interrupt(self) -> tuple[bytes, int] | None:
+        """Return the running task if it is cancelled and has not been interrupted."""
+        current = self.current
+        if current is None or self.actor is not None:
+            return None
+        key = current[0].peer, current[1][1]
+        return key if key in self.cancelled and key != self._interrupted else None
 
     def _on_signal(self, number: int, frame: Any) -> None:
         """Only user code is interrupted: the runtime's own frames are let out first, by asking again."""
-        key = self._is_interrupted_for
-        current = self.current
-        if key is None or current is None or (current[0].peer, current[1][1]) != key:
-            self._is_interrupted_for = None
+        key = self._to_interrupt()
+        if key is None:
             return
         if frame is not None:
             module = frame.f_globals.get("__name__", "")
             if module.startswith("shoal.runtime.") and frame.f_code.co_name not in _INTERRUPTIBLE:
-                threading.Timer(0.001, self.interrupt, (key,)).start()
+                if not self._is_retry_due:
+                    self._is_retry_due = True
+                    retry = threading.Timer(INTERRUPT_RETRY_S, self._retry)
+                    retry.daemon = True
+                    retry.start()
                 return
-        self._is_interrupted_for = None
+        self._interrupted = key
         raise KeyboardInterrupt
+
+    def _retry(self) -> None:
+        self._is_retry_due = False
+        if self._to_interrupt() is not None:
+            signal.pthread_kill(self._main_thread, signal.SIGINT)
 
 
 _INTERRUPTIBLE = frozenset(("poll", "_follow", "call", "run_items"))
