@@ -17,10 +17,10 @@ class Node:
         self.clock, self.work, self.reclaimed = HandClock(), list[told.BusyFor](), list[int]()
         self.said: list[Any] = []
         self.killed: list[Any] = []
-        client = SimpleNamespace(tell=lambda _, number: self.reclaimed.append(number))
-        self.lease = SimpleNamespace(number=7, client=client, is_reclaimed=False)
+        self.lease = SimpleNamespace(number=7)
         self.worker = SimpleNamespace(lease=self.lease, actor=None)
         self.leases = SimpleNamespace(idle_serial=3, is_open=True, by_number={}, schedule_soon=lambda: None)
+        self.leases.reclaim = lambda lease: self.reclaimed.append(lease.number)
         self.actors = SimpleNamespace(is_open=True)
         self.pool = SimpleNamespace(workers={}, kill=lambda worker, why: self.killed.append(worker))
         self.objects = SimpleNamespace(drain=lambda: None)
