@@ -5,11 +5,14 @@ Durations are relative to `now_s` (the autoscaler's monotonic clock); no wall cl
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import cached_property
+
 import msgspec
 
 from shoal.foundation.amounts import Amounts
 from shoal.model.demand import DemandClass, Gang, Standing
-from shoal.model.instance import Instance
+from shoal.model.instance import Instance, State
 from shoal.model.node import Node
 from shoal.model.offer import Offer, OfferHealth, OfferKey, Quota
 
@@ -68,8 +71,12 @@ class Breaker(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One consistent view of demand, nodes, instances, offers with their health, quotas and money."""
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """One consistent view of demand, nodes, instances, offers with their health, quotas and money.
+
+    The views at the end follow from the rest. Most nodes of a large cluster are ready and busy and of no interest to
+    most questions: who looks at the others alone need not walk all.
+    """
 
     now_s: float
     cluster_uid: str = ""
@@ -91,3 +98,40 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Every provider has had one complete listing since the autoscaler started."""
     may_expire: bool = True
     """Deadlines count; False for a while after a restart or a jump of the clock."""
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        """The head's nodes by instance id; those without an instance (a head that nobody bought) are left out."""
+        return {node.instance_id: node for node in self.work.nodes if node.instance_id}
+
+    @cached_property
+    def moving(self) -> tuple[Instance, ...]:
+        """The instances that are not ready: on their way, lost or leaving."""
+        ready = State.READY
+        return tuple([one for one in self.instances if one.state is not ready])
+
+    @cached_property
+    def ready_counts(self) -> Counter[tuple[str, str]]:
+        """How many instances are ready, by node type and market."""
+        ready = State.READY
+        return Counter([(one.node_type, one.offer.market) for one in self.instances if one.state is ready])
+
+    @cached_property
+    def idle(self) -> tuple[tuple[Instance, Node], ...]:
+        """The ready instances whose nodes have nothing to do, the head's own left out."""
+        nodes, ready = self.nodes, State.READY
+        unused = {name for name, node in nodes.items() if node.idle_s is not None and not node.is_head}
+        return tuple(
+            [
+                (one, nodes[one.instance_id])
+                for one in self.instances
+                if one.instance_id in unused and one.state is ready
+            ]
+            if unused
+            else ()
+        )
+
+    @cached_property
+    def troubled(self) -> tuple[Node, ...]:
+        """The nodes that are missing or about to be taken away."""
+        return tuple([node for node in self.work.nodes if node.notice or node.is_missing])

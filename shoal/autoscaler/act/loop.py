@@ -500,7 +500,7 @@ class Autoscaler:
             return ""
         if self._hands.head_error:
             return f"the head: {self._hands.head_error}"
-        coming = [row for row in self._ledger.instances.values() if row.state in (State.REQUESTED, State.BOOTING)]
+        coming = [row for row in self._ledger.moving.values() if row.state in (State.REQUESTED, State.BOOTING)]
         if coming:
             return f"{len(coming)} machines to join"
         blocked = [one for one in plan.unmet if one.verdict is not Verdict.DEFERRED]

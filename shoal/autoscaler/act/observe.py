@@ -365,11 +365,19 @@ def _aged(witnesses: Witnesses, now_s: float) -> Work:
     """Return the head's newest word as of now: it speaks only of changes, so its durations have gone on since."""
     work = witnesses.work or Work()
     age_s = max(0.0, now_s - witnesses.heard_s)
-    if age_s < _AGE_LEAST_S and not witnesses.has_notices():
+    has_notices = witnesses.has_notices()
+    if age_s < _AGE_LEAST_S and not has_notices:
         return work
     return msgspec.structs.replace(
         work,
-        nodes=tuple(_aged_node(node, witnesses, age_s) for node in work.nodes),
+        nodes=tuple(
+            [
+                _aged_node(node, witnesses, age_s)
+                if has_notices or node.idle_s is not None or node.notice_deadline_s is not None
+                else node
+                for node in work.nodes
+            ]
+        ),
         classes=tuple(msgspec.structs.replace(one, waiting_s=one.waiting_s + age_s) for one in work.classes),
         gangs=tuple(msgspec.structs.replace(one, waiting_s=one.waiting_s + age_s) for one in work.gangs),
         standing=tuple(
@@ -399,16 +407,17 @@ def _markets(witnesses: Witnesses, ledger: Ledger) -> tuple[tuple[Offer, ...], t
 
     What is only asked for (`queued`, `requested`) the planner subtracts by itself.
     """
-    asked: list[OfferKey] = []
-    for row in ledger.instances.values():
-        market_s = witnesses.market_s.get(row.offer.provider)
-        if market_s is not None and row.created_s >= market_s and row.state not in _ASKED:
-            asked.append(row.offer)
     offers: list[Offer] = []
     quotas: list[Quota] = []
     for _, market in sorted(witnesses.markets.items()):
         offers.extend(market.offers)
         quotas.extend(market.quotas)
+    asked: list[OfferKey] = []
+    is_limited = bool(quotas) or any(offer.limit is not None for offer in offers)
+    for row in ledger.instances.values() if is_limited else ():
+        market_s = witnesses.market_s.get(row.offer.provider)
+        if market_s is not None and row.created_s >= market_s and row.state not in _ASKED:
+            asked.append(row.offer)
     if asked:
         offers = [_less(offer, asked.count(offer.key)) for offer in offers]
         quotas = [_used(quota, asked) for quota in quotas]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from shoal.autoscaler.decide.buying import Want
 from shoal.autoscaler.decide.draft import EXTRA_LAUNCH_S, FITS_BUT_WAITS, Draft, Lack
-from shoal.autoscaler.decide.stands import PLAIN, Rank, Stand
+from shoal.autoscaler.decide.stands import PLAIN, Stand
 from shoal.foundation.amounts import covers, lowest
 from shoal.model.demand import DemandClass
 from shoal.model.plan import Verdict
@@ -82,9 +82,9 @@ def keep_where_planned(draft: Draft, ordered: Sequence[DemandClass], left: dict[
     A tight packing is found once; found anew by first fit it could leave a unit over, and buy for it again.
     """
     by_key = {demand.key: demand for demand in ordered}
-    for stand in draft.stands:
+    for stand in draft.arriving if ordered else ():
         one = stand.instance
-        if one is None or not one.planned or stand.held_for or stand.rank not in (Rank.COMING, Rank.QUEUED):
+        if one is None or not one.planned or stand.held_for:
             continue
         for key, planned in sorted(one.planned.items()):
             demand = by_key.get(key)

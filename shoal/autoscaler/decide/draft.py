@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import bisect
+import operator
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
@@ -29,8 +31,13 @@ EXTRA_LAUNCH_S = 60.0
 WORK = "work of"
 """How `Stand.used` begins where the plan itself put work on the stand."""
 
+_LEAVING = frozenset({State.DRAINING, State.DRAINED})
+
 ShapeKey = tuple[tuple[tuple[str, int], ...], str]
 """A bundle's shape and selector, to count bundles that are alike."""
+
+
+_RANK = operator.attrgetter("rank")
 
 
 class Lack(msgspec.Struct, kw_only=True):
@@ -55,8 +62,6 @@ class Draft:
         """Place what waits on what is there; wishes that are `unwanted` do not count as there."""
         self.snapshot = snapshot
         self.policy = policy
-        self.nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
-        """The head's nodes by instance id."""
         self.wares = wares(snapshot, policy)
         self.is_mass_loss = is_mass_loss(snapshot)
         self.room = Room(snapshot, policy, self.is_mass_loss)
@@ -65,7 +70,7 @@ class Draft:
         self.serving = serving(snapshot, self.expired)
         self.forced = forced_drains(snapshot, policy, self.serving, snapshot.committed_micro, self.calm)
         by_offer = {(ware.node_type.name, ware.offer.key): ware for ware in self.wares}
-        self.stands = stands(snapshot, policy, by_offer, self.nodes)
+        self.stands = stands(snapshot, policy, by_offer)
         self.lacks: list[Lack] = []
         self.moves: dict[str, Drain] = {}
         """Drains of nodes whose work moves elsewhere, by instance id."""
@@ -80,6 +85,13 @@ class Draft:
     def unused_wishes(self) -> set[str]:
         """The wishes that nothing was placed on: they only take up room under the limits."""
         return {stand.name for stand in self.stands if stand.rank is Rank.QUEUED and not stand.used}
+
+    @property
+    def arriving(self) -> list[Stand]:
+        """The stands of machines on their way or wished for: few of many, and together in the order of ranks."""
+        first = bisect.bisect_left(self.stands, Rank.COMING, key=_RANK)
+        last = bisect.bisect_right(self.stands, Rank.QUEUED, key=_RANK)
+        return [stand for stand in self.stands[first:last] if stand.rank is not Rank.UNDRAIN]
 
     def add_machine(self, ware: Ware, why: str) -> None:
         """Count on one more machine, bought for the reason; its room has been taken already."""
@@ -130,16 +142,16 @@ class Draft:
 
     def _leave_out_what_goes(self) -> None:
         """Count neither on nodes that are forced out, nor on taking back more than the limits allow."""
+        if not self.forced and not self.expired and not any(one.state in _LEAVING for one in self.snapshot.moving):
+            return
         there = self.serving
         total_left = self.policy.max_workers - sum(there.values()) + len(self.forced)
         type_left = {kind.name: kind.max_workers - there[kind.name] for kind in self.policy.node_types}
-        for one in self.snapshot.instances:
+        for one in self.snapshot.instances if self.forced else ():
             if one.instance_id in self.forced and one.node_type in type_left:
                 type_left[one.node_type] += 1
         kept: list[Stand] = []
         forced, gone = self.forced, self.expired
-        if not forced and not gone and not any(stand.rank is Rank.UNDRAIN for stand in self.stands):
-            return
         for stand in self.stands:
             if stand.name in forced or stand.name in gone:
                 continue
@@ -155,7 +167,7 @@ class Draft:
     def _reject_wishes_without_room(self, unwanted: AbstractSet[str]) -> None:
         """Give up wishes (`queued`) that a lowered limit, cap or bad offer has overtaken, newest first."""
         self.given_up: set[str] = set()
-        wishes = [one for one in self.snapshot.instances if one.state is State.QUEUED]
+        wishes = [one for one in self.snapshot.moving if one.state is State.QUEUED]
         if not wishes:
             return
         usable = {stand.name for stand in self.stands} - unwanted
@@ -176,7 +188,7 @@ def _why_nothing_drains(snapshot: Snapshot, is_mass_loss: bool) -> str:
     """Return why no node is drained for being idle or surplus just now, `` if they are."""
     if snapshot.work.is_settling:
         return "the head is settling after a restart"
-    if any(node.is_missing for node in snapshot.work.nodes):
+    if any(node.is_missing for node in snapshot.troubled):
         return "nodes are missing since the head restarted"
     if is_mass_loss:
         return "many nodes fell silent at once"

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from shoal.autoscaler.decide.room import SILENT_MASS_S, is_mass_loss
 from shoal.autoscaler.decide.surplus import Memory, memory_of
 from shoal.model.instance import Instance, State
-from shoal.model.node import Node
 from shoal.model.policy import Deadlines, NodeType, Policy
 from shoal.model.snapshot import Snapshot
 
@@ -34,13 +33,11 @@ def next_due_s(snapshot: Snapshot, policy: Policy) -> float:
 def _moments_s(snapshot: Snapshot, policy: Policy) -> Iterator[float]:
     now_s = snapshot.now_s
     kinds = {kind.name: kind for kind in policy.node_types}
-    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
-    yield from _idle_ends_s(snapshot, policy, kinds, nodes)
+    yield from _idle_ends_s(snapshot, policy, kinds)
     if snapshot.may_expire:
-        for one in snapshot.instances:
-            if one.state is not State.READY:
-                kind = kinds.get(one.node_type)
-                yield _deadline_s(one, kind.deadlines if kind is not None else Deadlines())
+        for one in snapshot.moving:
+            kind = kinds.get(one.node_type)
+            yield _deadline_s(one, kind.deadlines if kind is not None else Deadlines())
     if is_mass_loss(snapshot):
         # What is done about it is limited by the minute; it is over when the losses are no longer fresh.
         for one in snapshot.instances:
@@ -60,14 +57,12 @@ def _moments_s(snapshot: Snapshot, policy: Policy) -> Iterator[float]:
         yield now_s + policy.lifetime_s - snapshot.up_s
 
 
-def _idle_ends_s(
-    snapshot: Snapshot, policy: Policy, kinds: dict[str, NodeType], nodes: dict[str, Node]
-) -> Iterator[float]:
+def _idle_ends_s(snapshot: Snapshot, policy: Policy, kinds: dict[str, NodeType]) -> Iterator[float]:
     """Yield when each idle node may go: once everything that keeps it for a time only has ended."""
     memory: Memory | None = None
-    for one in snapshot.instances:
-        node, kind = nodes.get(one.instance_id), kinds.get(one.node_type)
-        if one.state is not State.READY or node is None or kind is None or node.idle_s is None or node.is_head:
+    for one, node in snapshot.idle:
+        kind = kinds.get(one.node_type)
+        if kind is None or node.idle_s is None:
             continue
         if memory is None:
             memory = memory_of(snapshot, policy)

@@ -34,7 +34,7 @@ def forced_drains(
     cap_micro = None if cap is None else cap * MICRO
     is_over = over_total > 0 or any(count > 0 for count in over_type.values())
     is_dear = cap_micro is not None and committed_micro > cap_micro
-    if not is_over and not is_dear and not any(node.notice for node in snapshot.work.nodes):
+    if not is_over and not is_dear and not any(node.notice for node in snapshot.troubled):
         return found
     joined = [(one, node) for one, node in _dearest_first(snapshot) if not node.is_head]
     # The narrowest reason first: a node that must go for its type makes room under the limit of all.
@@ -83,8 +83,8 @@ def expired(snapshot: Snapshot, policy: Policy) -> dict[str, str]:
     found: dict[str, str] = {}
     if not snapshot.may_expire:
         return found
-    for one in snapshot.instances:
-        if one.state is State.READY or (one.state is not State.REQUESTED and one.state is not State.BOOTING):
+    for one in snapshot.moving:
+        if one.state is not State.REQUESTED and one.state is not State.BOOTING:
             continue
         kind = policy.node_type(one.node_type)
         deadlines = kind.deadlines if kind is not None else Deadlines()
@@ -98,9 +98,12 @@ def expired(snapshot: Snapshot, policy: Policy) -> dict[str, str]:
 
 def serving(snapshot: Snapshot, given_up: Container[str] = ()) -> Counter[str]:
     """Return per node type how many instances serve or will, those that are given up left out."""
-    return Counter(
-        one.node_type for one in snapshot.instances if one.state in SERVING and one.instance_id not in given_up
+    found = Counter(
+        one.node_type for one in snapshot.moving if one.state in SERVING and one.instance_id not in given_up
     )
+    for (node_type, _), count in snapshot.ready_counts.items():
+        found[node_type] += count
+    return found
 
 
 def _most(policy: Policy, there: Counter[str]) -> dict[str, int]:
@@ -109,7 +112,7 @@ def _most(policy: Policy, there: Counter[str]) -> dict[str, int]:
 
 
 def _dearest_first(snapshot: Snapshot) -> list[tuple[Instance, Node]]:
-    nodes = {node.instance_id: node for node in snapshot.work.nodes if node.instance_id}
+    nodes = snapshot.nodes
     joined = [
         (one, nodes[one.instance_id])
         for one in snapshot.instances

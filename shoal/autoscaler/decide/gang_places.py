@@ -20,9 +20,11 @@ from shoal.placement.gangs import place_gang
 
 def settle_gangs(draft: Draft) -> None:
     """Place or answer every gang; those with machines of their own first, then the largest and longest waiting."""
+    if not draft.snapshot.work.gangs:
+        return
     holders = {stand.held_for for stand in draft.stands}
-    for stand in draft.stands:
-        if stand.instance is not None and stand.rank in (Rank.COMING, Rank.QUEUED):
+    for stand in draft.arriving:
+        if stand.instance is not None:
             holders.update(stand.instance.planned)
     for gang in sorted(
         draft.snapshot.work.gangs,

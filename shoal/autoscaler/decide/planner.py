@@ -105,6 +105,8 @@ def proven_bound(draft: Draft, market: Market, basket: Basket) -> int | None:
     if any(stand.ware is not None and stand.ware.price_micro is None for stand in bought):
         return None
     served = [want.count - left for want, left in zip(draft.wants, basket.left, strict=True)]
+    if not bought and not any(served):
+        return 0
     problem, _ = market.problem(served, draft.room)
     useful = undominated(problem.bins)
     if draft.is_bare:

@@ -27,9 +27,14 @@ class Room:
     def __init__(self, snapshot: Snapshot, policy: Policy, is_mass_loss: bool = False) -> None:
         """Count what is there; `is_mass_loss`: so many nodes fell silent that replacing them is slowed down."""
         self._policy = policy
-        counted = [one for one in snapshot.instances if one.state is not State.GONE]
-        by_type = Counter(one.node_type for one in counted)
-        self.total_left = policy.max_workers - len(counted)
+        moving = [one for one in snapshot.moving if one.state is not State.GONE]
+        by_type = Counter(one.node_type for one in moving)
+        self._spots = sum(1 for one in moving if one.offer.market == SPOT)
+        for (node_type, market_name), number in snapshot.ready_counts.items():
+            by_type[node_type] += number
+            self._spots += number if market_name == SPOT else 0
+        self._workers = len(moving) + snapshot.ready_counts.total()
+        self.total_left = policy.max_workers - self._workers
         self._type_left: dict[str, int] = {}
         self._slowed: dict[str, str] = {}
         """Why fewer machines may come than `max_workers` allows: by node type, "" for all of them."""
@@ -40,13 +45,11 @@ class Room:
         for kind in policy.node_types:
             self._type_left[kind.name] = kind.max_workers - by_type[kind.name]
             if policy.upscaling_speed is not None:
-                self._limit_speed(kind.name, counted, by_type[kind.name])
-        self._spots = sum(1 for one in counted if one.offer.market == SPOT)
-        self._workers = len(counted)
+                self._limit_speed(kind.name, moving, by_type[kind.name])
         if is_mass_loss:
-            self._limit_after_mass_loss(snapshot, counted)
+            self._limit_after_mass_loss(snapshot)
 
-        queued = sum(one.price_micro or 0 for one in counted if one.state is State.QUEUED)
+        queued = sum(one.price_micro or 0 for one in moving if one.state is State.QUEUED)
         self.committed_micro = snapshot.committed_micro + queued
         self._hour_most = _micro(policy.budget.usd_per_hour_max)
         self._total_most = _micro(policy.budget.usd_total_max)
@@ -54,7 +57,7 @@ class Room:
         self._reserve_s = reserve_s(policy)
 
         # Quotas and offer limits are as of the last listing: what was asked for since is not in them.
-        unlisted = [one for one in counted if one.state in (State.QUEUED, State.REQUESTED)]
+        unlisted = [one for one in moving if one.state in (State.QUEUED, State.REQUESTED)]
         self._quotas = [
             (
                 quota,
@@ -220,23 +223,24 @@ class Room:
         """Return by how many the type is above its limit."""
         return max(0, -self._type_left.get(node_type, 0))
 
-    def _limit_speed(self, name: str, counted: list[Instance], there: int) -> None:
+    def _limit_speed(self, name: str, moving: list[Instance], there: int) -> None:
         """Ray's `upscaling_speed`, only where it is written: pending launches of a type stay below a share of it."""
         speed = self._policy.upscaling_speed
         assert speed is not None, "called only where upscaling_speed is set"
         pending = sum(
-            1
-            for one in counted
-            if one.node_type == name and one.state in (State.QUEUED, State.REQUESTED, State.BOOTING)
+            1 for one in moving if one.node_type == name and one.state in (State.QUEUED, State.REQUESTED, State.BOOTING)
         )
         most = max(5, int(speed * max(1, there - pending))) - pending
         if most < self._type_left[name]:
             self._type_left[name] = max(0, most)
             self._slowed[name] = f"upscaling_speed is {speed:g} and {pending} of `{name}` are on their way"
 
-    def _limit_after_mass_loss(self, snapshot: Snapshot, counted: list[Instance]) -> None:
-        recent = sum(1 for one in counted if snapshot.now_s - one.created_s < 60 and one.state is not State.LOST)
-        most = max(1, len(counted) // 10) - recent
+    def _limit_after_mass_loss(self, snapshot: Snapshot) -> None:
+        not_new = (State.LOST, State.GONE)
+        recent = sum(
+            1 for one in snapshot.instances if snapshot.now_s - one.created_s < 60 and one.state not in not_new
+        )
+        most = max(1, self._workers // 10) - recent
         if most < self.total_left:
             self.total_left = max(0, most)
             self._slowed[""] = "many nodes fell silent at once; replacements are limited to 10 % a minute"
@@ -262,12 +266,8 @@ def is_mass_loss(snapshot: Snapshot) -> bool:
 
     Source: docs/instance-states.md, "Mass loss": more than max(2, 20 %) of the ready nodes.
     """
-    lost = ready = 0
-    for one in snapshot.instances:
-        if one.state is State.READY:
-            ready += 1
-        elif one.state is State.LOST and snapshot.now_s - one.since_s < SILENT_MASS_S:
-            lost += 1
+    ready = len(snapshot.instances) - len(snapshot.moving)
+    lost = sum(1 for one in snapshot.moving if one.state is State.LOST and snapshot.now_s - one.since_s < SILENT_MASS_S)
     return lost > max(2, (lost + ready) // 5)
 
 

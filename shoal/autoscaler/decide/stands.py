@@ -76,21 +76,30 @@ def stands(
     snapshot: Snapshot,
     policy: Policy,
     wares: Mapping[tuple[str, OfferKey], Ware],
-    nodes: Mapping[str, Node],
 ) -> list[Stand]:
-    """Return what a plan may count on, in the order of `Rank`, then by instance id; `nodes` by instance id."""
+    """Return what a plan may count on, in the order of `Rank`, then by instance id."""
     by_rank: tuple[list[Stand], ...] = tuple([] for _ in Rank)
-    known = set()
+    nodes, is_ready, busy, idle = snapshot.nodes, State.READY, Rank.READY_BUSY, Rank.READY_IDLE
+    without_instance = len(snapshot.work.nodes)
     for instance in snapshot.instances:
         name = instance.instance_id
-        known.add(name)
-        stand = _stand(policy, instance, nodes.get(name), wares)
+        node = nodes.get(name)
+        without_instance -= node is not None
+        if instance.state is is_ready and node is not None and not (node.notice or node.is_cordoned or node.is_missing):
+            # Nearly all of many come here: what `_stand` would say, without asking.
+            rank = busy if node.idle_s is None else idle
+            spot = Spot(spot_id=node.node_id, free=node.free, labels=node.labels)
+            by_rank[rank].append(Stand(spot, name, node.total, rank, instance, node))
+            continue
+        stand = _stand(policy, instance, node, wares)
         if stand is not None:
             by_rank[stand.rank].append(stand)
-    for node in snapshot.work.nodes:
-        if node.instance_id in known or node.is_cordoned or node.notice:
-            continue
-        by_rank[Rank.READY_BUSY].append(_of_node(None, node, Rank.READY_BUSY))
+    if without_instance:
+        known = {instance.instance_id for instance in snapshot.instances}
+        for node in snapshot.work.nodes:
+            if node.instance_id in known or node.is_cordoned or node.notice:
+                continue
+            by_rank[Rank.READY_BUSY].append(_of_node(None, node, Rank.READY_BUSY))
     found: list[Stand] = []
     for stands_of_rank in by_rank:
         stands_of_rank.sort(key=_NAME)

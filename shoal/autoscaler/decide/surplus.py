@@ -43,13 +43,12 @@ def surplus(draft: Draft) -> Surplus:
     """Return what goes and what stays, in the order of instance ids within each kind of step."""
     snapshot = draft.snapshot
     stands = {stand.name: stand for stand in draft.stands if stand.instance is not None}
-    nodes = draft.nodes
+    nodes = snapshot.nodes
     undrains: list[Step] = []
     releases: list[Step] = []
     forgets: list[Step] = []
     lost_left = _lost_to_release(snapshot, draft.is_mass_loss)
-    moving = [one for one in snapshot.instances if one.state is not State.READY]
-    for one in sorted(moving, key=lambda it: it.instance_id):
+    for one in sorted(snapshot.moving, key=lambda it: it.instance_id):
         stand = stands.get(one.instance_id)
         used = stand.used if stand is not None else ""
         kind = draft.policy.node_type(one.node_type)
@@ -164,16 +163,11 @@ def _drains(draft: Draft, stands: dict[str, Stand]) -> tuple[list[Step], list[Ke
     drains: list[Step] = [*forced.values(), *draft.moves.values()]
     kept: list[Kept] = []
     there = Counter(draft.serving)
-    nodes = draft.nodes
-    idle: list[tuple[Instance, Node]] = []
-    for one in snapshot.instances:
-        node = nodes.get(one.instance_id)
-        if one.state is not State.READY or node is None:
-            continue
-        if one.instance_id in forced or one.instance_id in draft.moves:
+    leaving = forced.keys() | draft.moves.keys()
+    for one in snapshot.instances if leaving else ():
+        if one.instance_id in leaving:
             there[one.node_type] -= 1
-        elif node.idle_s is not None and not node.is_head and not node.is_cordoned:
-            idle.append((one, node))
+    idle = [pair for pair in snapshot.idle if pair[0].instance_id not in leaving and not pair[1].is_cordoned]
     memory = Memory({}, {})
     if idle:
         memory = memory_of(snapshot, policy)
@@ -258,7 +252,7 @@ def _lost_to_release(snapshot: Snapshot, is_mass_loss: bool) -> int:
         return len(snapshot.instances)
     recently = sum(
         1
-        for one in snapshot.instances
+        for one in snapshot.moving
         if one.state is State.RELEASING and snapshot.now_s - one.since_s < 60 and one.why.startswith("lost")
     )
     return max(0, max(1, len(snapshot.instances) // 10) - recently)

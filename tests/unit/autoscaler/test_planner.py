@@ -74,6 +74,16 @@ def test_ids_are_named_from_the_next_serial() -> None:
     assert UID.startswith("ababab")
 
 
+def test_a_head_that_nobody_bought_has_room_too_beside_a_machine_on_its_way() -> None:
+    head = node(9, instance_id="", is_head=True)
+    what = snapshot(
+        offers=BOTH, classes=(demand("a", 4),), nodes=(head,), instances=(instance(1, state=State.BOOTING),)
+    )
+    plan = best(what)
+
+    assert not bought(plan) and [(one.demand, one.instance_id) for one in plan.placed] == [("a", head.node_id)]
+
+
 def test_free_room_is_used_before_anything_is_bought() -> None:
     what = snapshot(offers=BOTH, classes=(demand("a", 1, 4),), nodes=(node(1, 4, free=4),), instances=(instance(1),))
 
