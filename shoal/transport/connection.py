@@ -18,7 +18,8 @@ from typing import Any
 
 from shoal.foundation.errors import AuthenticationError, LimitExceeded, NoAnswer, ProtocolError
 from shoal.transport.address import Address, lose_after, peer_uid, tune, unix
-from shoal.wire.frames import LENGTH, FrameReader, frame
+from shoal.transport.bulk import BulkProtocol
+from shoal.wire.frames import LENGTH, FrameReader, frame, raw_head
 from shoal.wire.hello import (
     CLIENT_BYTES,
     HELLO_LIMIT_S,
@@ -47,6 +48,7 @@ class Connection:
         self.is_closed = False
         self._reader, self._writer = reader, writer
         self._frames = FrameReader(type)
+        self._bulk: BulkProtocol | None = None
         self._outbox: list[Any] = []
         self._is_flush_due = False
         self._loop = asyncio.get_running_loop()
@@ -87,6 +89,12 @@ class Connection:
         Raises:
             ProtocolError, LimitExceeded: the peer broke the rules; close.
         """
+        if self._bulk is not None:
+            found = await self._bulk.receive()
+            if not found:
+                self.abort()
+                return None
+            return found
         while True:
             data = await self._read()
             if not data:
@@ -108,6 +116,25 @@ class Connection:
                 return bodies
         self.abort()
         return None
+
+    async def take_raw(self, take: Callable[[int, int, memoryview], None]) -> None:
+        """Allow the peer raw frames from now on, and receive them uncopied: `take(key, offset, bytes)`, in parts."""
+        self._frames.take_raw(take)
+        transport: Any = self._writer.transport
+        transport.pause_reading()
+        stream = transport.get_protocol()
+        self._bulk = BulkProtocol(transport, stream, self._frames)
+        transport.set_protocol(self._bulk)
+        self._reader.feed_eof()  # nothing comes that way any more: what is left there is all there is
+        self._bulk.feed(await self._reader.read())
+        transport.resume_reading()
+
+    def send_raw(self, key: int, data: memoryview) -> None:
+        """Write a raw frame at once, after what is queued. Whatever `data` looks at must stay until it has left."""
+        if not self.is_closed:
+            self.flush()
+            self._writer.writelines((raw_head(key, 0, len(data)), data))
+            self._limit_outbox()
 
     def forward(self, body: bytes) -> None:
         """Write one frame that somebody else has encoded, at once. Quiet once closed."""

@@ -154,6 +154,47 @@ def test_threads_read_and_write_large_values_at_once(far: Nodes) -> None:
         assert list(threads.map(use, range(18))) == [sum(range(2_000_000)) + number for number in range(18)]
 
 
+def test_memory_of_values_that_are_gone_is_used_again_and_then_given_up(
+    far: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shoal.runtime.client import remote_store
+    from shoal.runtime.client.api import session
+
+    reader = session().stored._reader
+    first, second = shoal.put(np.full(1_000_000, 1)), shoal.put(np.full(900_000, 2))
+    value = shoal.get(first, timeout=30)
+    held = shoal.get(first)[5:10]
+    where = value.__array_interface__["data"][0] & ~0xFFF
+    del value
+    other = shoal.get(second, timeout=30)
+    assert other.__array_interface__["data"][0] & ~0xFFF != where, "somebody looks at it"
+    assert (held == 1).all()
+    del other, held
+    again = shoal.get(second, timeout=30)
+    assert (again == 2).all()
+    assert len(reader._spare) == 1, "two values lay there one after the other"
+    del again
+    monkeypatch.setattr(remote_store, "SPARE_S", 0.0)
+    eventually(lambda: not reader._spare)
+    assert (shoal.get(first, timeout=30) == 1).all()
+
+
+def test_values_of_many_parts_and_of_hardly_any_bytes(far: Nodes) -> None:
+    value = {"arrays": [np.arange(number) for number in range(300)], "large": np.ones(400_000), "empty": np.empty(0)}
+    ref = shoal.put(value)
+
+    found = shoal.get(ref, timeout=30)
+
+    assert all(np.array_equal(one, other) for one, other in zip(found["arrays"], value["arrays"], strict=True))
+    assert found["large"].sum() == 400_000 and len(found["empty"]) == 0
+
+
+def test_a_put_that_its_node_has_no_room_for_says_so(far: Nodes) -> None:
+    with pytest.raises(exceptions.ObjectStoreFullError, match="can never fit"):
+        shoal.put(np.ones(100 * 2**20, np.uint8))
+    assert shoal.get(shoal.put(np.ones(500_000)), timeout=30).sum() == 500_000
+
+
 def test_others_reach_what_the_driver_owns(far: Nodes) -> None:
     small, large = shoal.put({"inline": 1}), shoal.put(np.ones(500_000))
     counter = Counter.options(resources={"there": 1}).remote()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import shutil
@@ -228,6 +229,8 @@ class Agent:
                         client = self._attach(connection, message)
                         if client is None:
                             return
+                        if client.relay is not None:
+                            await connection.take_raw(functools.partial(self.objects.take, client))
                     elif client is not None:
                         handler = self._handlers.get(kind)
                         if handler is not None:

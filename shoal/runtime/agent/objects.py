@@ -18,7 +18,7 @@ import msgspec
 from shoal.foundation.errors import ShoalError
 from shoal.foundation.ids import NODE_ID_BYTES
 from shoal.runtime.agent.clients import Client
-from shoal.runtime.agent.parcels import Parcels
+from shoal.runtime.agent.parcels import PARCELS, Parcels
 from shoal.runtime.store.errors import ObjectAbsent, TransferError
 from shoal.runtime.store.node import RESTORER, NodeStore
 from shoal.runtime.store.objects import Pinned, Row
@@ -77,7 +77,7 @@ class Objects:
             "free": self._free,
             "forked": self._forked,
             "read": self._read,
-            "write": self._write,
+            "written": self._written,
         }
         self._parcels: Parcels | None = None
         self._number = 0
@@ -120,7 +120,7 @@ class Objects:
             name_of=self._name_of,
         )
         self.store.warm()
-        self._parcels = Parcels(self._directory.path)
+        self._parcels = Parcels(self.store)
 
         def on_loop(call: Callable[[], None]) -> None:
             _soon(loop, call)
@@ -153,6 +153,8 @@ class Objects:
         if self.store is None:
             return
         self.store.tick()
+        if self._parcels is not None:
+            self._parcels.let_go()
         now = self._agent.clock.monotonic_s()
         self._tell_spilled(now)
         if now - self._owners_asked_s >= OWNERS_ASKED_S:
@@ -396,14 +398,17 @@ class Objects:
     def _read(self, client: Client, n: int, args: Any) -> None:
         """Send a remote driver a part of an object."""
         assert self._parcels is not None
-        object_id, offset, length = args
-        self._parcels.read(client, object_id, offset, length, lambda *answer: client.tell(wire.ANSWER, n, *answer))
+        self._parcels.read(client, n, *args)
 
-    def _write(self, client: Client, n: int, args: Any) -> None:
-        """Take a part of an object from a remote driver."""
+    def _written(self, client: Client, n: int, args: Any) -> None:
+        """Tell a remote driver whether what it sent for a segment is there."""
         assert self._parcels is not None
-        segment_id, offset, data = args
-        self._parcels.write(client, segment_id, offset, data, lambda *answer: client.tell(wire.ANSWER, n, *answer))
+        self._parcels.written(client, n, args)
+
+    def take(self, client: Client, segment_id: int, offset: int, data: memoryview) -> None:
+        """Take bytes that a remote driver writes into its segment."""
+        if self._parcels is not None:
+            self._parcels.take(client.process, segment_id, offset, data)
 
     def _free(self, client: Client, n: int, args: Any) -> None:
         """An owner's objects are no longer referred to: here, and on whatever node holds them."""
@@ -575,7 +580,12 @@ class Objects:
             self._disk.poll()
 
 
-_OWN_NAMES = {PULLER: "values on their way here", RESTORER: "values on their way from disk", SENDER: "other nodes"}
+_OWN_NAMES = {
+    PULLER: "values on their way here",
+    RESTORER: "values on their way from disk",
+    SENDER: "other nodes",
+    PARCELS: "drivers elsewhere",
+}
 
 
 def _task_status(row: Row, task: dict[str, Any] | None) -> str:

@@ -23,7 +23,7 @@ import msgspec
 
 from shoal.foundation.errors import ShoalError
 from shoal.transport import blocking
-from shoal.wire.frames import FRAME_BYTES_MAX, LENGTH
+from shoal.wire.frames import FRAME_BYTES_MAX, LENGTH, RAW_BIT, RAW_HEAD, raw_head, raw_of
 from shoal.wire.hello import UNAUTHENTICATED_MAX, Authenticator
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -59,6 +59,7 @@ class Link:
         "partial",
         "peer",
         "pending",
+        "raw",
         "role",
         "state",
     )
@@ -76,6 +77,8 @@ class Link:
         self._write_lock = threading.Lock()
         self._leftover: memoryview | None = None
         self.partial: bytearray | None = None
+        self.raw: _Raw | None = None
+        """The raw bytes that are coming."""
         self.out: list[Any] = []
         self.pending: dict[int, Any] = {}
         self.asked: dict[int, Any] = {}
@@ -108,7 +111,7 @@ class Link:
                 if not self._write(_frame_of(batch)):
                     return
 
-    def _write(self, data: bytes) -> bool:
+    def _write(self, data: bytes | memoryview) -> bool:
         """Send one frame; False if the socket is full or gone."""
         try:
             sent = self._send(data)
@@ -127,7 +130,7 @@ class Link:
         """Send the rest of a frame that the socket did not take at once."""
         with self._write_lock:
             rest = self._leftover
-            if rest is not None:
+            while rest is not None:  # TLS takes one record at a time
                 try:
                     sent = self._send(rest)
                 except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
@@ -135,14 +138,33 @@ class Link:
                 except (OSError, ValueError):
                     self.is_closed, self._leftover = True, None
                     return
-                if sent < len(rest):
-                    self._leftover = rest[sent:]
+                rest = self._leftover = rest[sent:] if sent < len(rest) else None
+                if rest is not None and not self.is_tls:
                     return
-                self._leftover = None
             self._reactor.want_write(self, False)
         self.flush()
 
-    def receive_into(self, buffer: bytearray | mmap.mmap) -> int:
+    @property
+    def is_writable(self) -> bool:
+        """Whether nothing waits for room in the socket. False once closed, too, but for good."""
+        return self._leftover is None
+
+    def send_raw(self, key: int, offset: int, data: memoryview) -> bool:
+        """Send one raw frame, uncopied (`wire/frames.py`); False if the socket is busy: not one byte was taken then.
+
+        `data` must stay until `is_writable`.
+        """
+        head = raw_head(key, offset, len(data))
+        with self._write_lock:
+            if self._leftover is not None or self.is_closed:
+                return False
+            if self._write(head):
+                self._write(data)
+            elif self._leftover is not None:  # hardly ever: not even the head found room
+                self._leftover = memoryview(b"".join((self._leftover, data)))
+            return True
+
+    def receive_into(self, buffer: bytearray | mmap.mmap | memoryview) -> int:
         """Return how many bytes were read, 0 at the end.
 
         Raises:
@@ -164,6 +186,15 @@ class Link:
         self._sock.close()
 
 
+class _Raw:
+    """The rest of a raw frame: where it goes, None for nowhere, and how many bytes are still to come."""
+
+    __slots__ = ("key", "left", "target")
+
+    def __init__(self, key: int, target: memoryview | None, left: int) -> None:
+        self.key, self.target, self.left = key, target, left
+
+
 class Reactor:
     """The links of this process, its listeners, and the lock of whoever reads them."""
 
@@ -179,6 +210,10 @@ class Reactor:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._handle, self._closed = handle, closed
+        self.raw_target: Callable[[Link, int, int], memoryview | None] = lambda link, key, length: None
+        """Where the raw bytes of a link go, by key and number of bytes; None: they are not wanted."""
+        self.raw_done: Callable[[Link, int], None] = lambda link, key: None
+        self.takes_raw: Callable[[Link], bool] = lambda link: False
         self._listeners: dict[
             int, tuple[socket.socket, ssl.SSLContext | None, Authenticator, Callable[[Link], None]]
         ] = {}
@@ -267,6 +302,9 @@ class Reactor:
                 pass
 
     def _read(self, link: Link) -> None:
+        if link.raw is not None:
+            self._read_raw(link, link.raw)
+            return
         try:
             count = link.receive_into(self._buffer)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -279,8 +317,10 @@ class Reactor:
         view, partial = self._view, link.partial
         if partial is not None:
             partial += view[:count]
-            if len(partial) < 4 or len(partial) - 4 < _length_at(partial, 0)[0]:
-                if len(partial) >= 4 and _length_at(partial, 0)[0] > FRAME_BYTES_MAX:
+            length = _length_at(partial, 0)[0] if len(partial) >= 4 else FRAME_BYTES_MAX
+            is_raw = length & RAW_BIT and len(partial) >= RAW_HEAD.size and self.takes_raw(link)
+            if len(partial) - 4 < length and not is_raw:
+                if length > FRAME_BYTES_MAX and not (length & RAW_BIT and self.takes_raw(link)):
                     self.drop(link)
                 return
             view, count = memoryview(partial), len(partial)
@@ -292,6 +332,13 @@ class Reactor:
                 length = _length_at(view, start)[0]
                 end = start + 4 + length
                 if end > count:
+                    if length & RAW_BIT and self.takes_raw(link):
+                        if count - start < RAW_HEAD.size:
+                            break
+                        start = self._begin_raw(link, view[start:count], start)
+                        if start < 0:
+                            return
+                        continue
                     if length > FRAME_BYTES_MAX:
                         self.drop(link)
                         return
@@ -304,6 +351,43 @@ class Reactor:
             return
         if start < count:
             link.partial = bytearray(view[start:count])
+
+    def _begin_raw(self, link: Link, view: memoryview, start: int) -> int:
+        """Take what is here of a raw frame; return where the next frame begins, -1 if it is not here yet, or never."""
+        raw = raw_of(RAW_HEAD.unpack_from(view))
+        target = None if raw is None else self.raw_target(link, raw[0], raw[2])
+        if raw is None or raw[1] or (target is not None and len(target) != raw[2]):
+            self.drop(link)
+            return -1
+        key, _, length = raw
+        here = min(length, len(view) - RAW_HEAD.size)
+        if target is not None:
+            target[:here] = view[RAW_HEAD.size : RAW_HEAD.size + here]
+            target = target[here:]
+        if here < length:
+            link.raw = _Raw(key, target, length - here)
+            return -1
+        self.raw_done(link, key)
+        return start + RAW_HEAD.size + here
+
+    def _read_raw(self, link: Link, raw: _Raw) -> None:
+        """Receive raw bytes right where they belong, as many as are there."""
+        while raw.left:
+            target = raw.target if raw.target is not None else self._view[: raw.left]
+            try:
+                count = link.receive_into(target)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return
+            except (OSError, ValueError):
+                count = 0
+            if count == 0:
+                self.drop(link)
+                return
+            raw.left -= count
+            if raw.target is not None:
+                raw.target = raw.target[count:]
+        link.raw = None
+        self.raw_done(link, raw.key)
 
     def _other(self, fd: int) -> None:
         if fd == self._wake_fd:

@@ -56,18 +56,19 @@ class Exporter(ctypes.Array):  # type: ignore[type-arg]
 
 
 class Mapping:
-    """A file mapped from its start. Close it only when nothing exported from it lives."""
+    """A file mapped from its start, or memory of our own. Close it only when nothing exported from it lives."""
 
     __slots__ = ("address", "is_writable", "size", "view")
 
     def __init__(self, file_descriptor: int, size: int, *, is_writable: bool) -> None:
-        """Map `size` bytes; the descriptor may be closed afterwards.
+        """Map `size` bytes; the descriptor may be closed afterwards. With -1 it is memory of this process alone.
 
         Raises:
             OSError: the system refuses.
         """
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if is_writable else 0)
-        address = _libc.mmap(None, size, protection, mmap.MAP_SHARED, file_descriptor, 0)
+        flags = mmap.MAP_SHARED if file_descriptor >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        address = _libc.mmap(None, size, protection, flags, file_descriptor, 0)
         if address is None or address == _FAILED:
             number = ctypes.get_errno()
             raise OSError(number, f"cannot map {size} bytes: {os.strerror(number)}")

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from shoal.foundation.errors import AuthenticationError, ProtocolError
+from shoal.foundation.errors import AuthenticationError, LimitExceeded, ProtocolError
 from shoal.transport import address, blocking
 from shoal.transport.address import Address
 from shoal.transport.connection import Connection, Listener, dial
-from shoal.wire.frames import frame
+from shoal.wire.frames import RAW_HEAD, frame, raw_head
 from shoal.wire.hello import ClientHello, Credential, Role, fresh_secret
 
 UID = "ab" * 16
@@ -261,6 +261,88 @@ def test_both_ends_are_tuned_whatever_the_loop(new_loop: Callable[[], asyncio.Ab
         runner.run(run())
 
     assert found == {"listener": [(1, 1, True, True)], "dialler": [(1, 1, True, True)]}
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_raw_bytes_and_messages_share_a_connection(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Also what was said before raw bytes were allowed, and more messages than may wait."""
+    sent = os.urandom(3 * 2**20)
+    many = [[number, b"x" * 1000] for number in range(5000)]
+    got = bytearray(len(sent))
+    back: list[Any] = []
+
+    async def handle(connection: Connection) -> None:
+        messages: list[Any] = await connection.receive() or []
+        connection.send(["go"])
+        await asyncio.sleep(0.05)  # more has come by now
+
+        def take(key: int, offset: int, come: memoryview) -> None:
+            assert key == 5
+            got[offset : offset + len(come)] = come
+
+        await connection.take_raw(take)
+        while messages[-1:] != [["end"]]:
+            await asyncio.sleep(0.002)  # slower than they come
+            messages += await connection.receive() or [["end"]]
+        back.extend(messages)
+        connection.send_raw(9, memoryview(bytes(got)))
+        await connection.drain()
+        assert await connection.receive() is None
+
+    async def run() -> bytes:
+        listening = Listener(None, ADMIN, handle)
+        await listening.start(Address("tcp", "127.0.0.1"))
+        connection = await dial(place(listening), None, ADMIN)
+        connection.send(["before"])
+        assert await connection.receive() == [["go"]]
+        connection.send(["after"])
+        connection.flush()
+        for start in range(0, len(sent), 2**20):
+            connection._writer.write(raw_head(5, start, 2**20) + sent[start : start + 2**20])
+            connection.send([start])
+            connection.flush()
+        for message in (*many, ["end"]):
+            connection.send(message)
+        await connection.drain()
+        answer = await connection._reader.readexactly(RAW_HEAD.size + len(sent))
+        await connection.close()
+        await listening.close()
+        return answer
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        answer = runner.run(run())
+
+    assert got == sent
+    assert back == [["before"], ["after"], [0], [2**20], [2 * 2**20], *many, ["end"]]
+    assert answer == raw_head(9, 0, len(sent)) + sent
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_rubbish_after_raw_bytes_were_allowed_ends_the_connection(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    ended: list[Any] = []
+
+    async def handle(connection: Connection) -> None:
+        await connection.take_raw(lambda key, offset, come: None)
+        try:
+            while await connection.receive() is not None:
+                pass
+        except LimitExceeded as error:
+            ended.append(error)
+            raise
+
+    async def run() -> None:
+        listening = Listener(None, ADMIN, handle)
+        await listening.start(Address("tcp", "127.0.0.1"))
+        connection = await dial(place(listening), None, ADMIN)
+        connection._writer.write(b"\xff" * 64)
+        assert await connection.receive() is None
+        await listening.close()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(run())
+    assert len(ended) == 1
 
 
 INTRUDER = """

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.foundation.errors import LimitExceeded, ProtocolError
-from shoal.wire.frames import FrameReader, frame
+from shoal.wire.frames import RAW_BYTES_MAX, FrameReader, frame, raw_head
 from shoal.wire.messages import TO_AGENT, TO_HEAD, Backlog, End, Leaving, Report, ToHead
 
 VALUES = st.recursive(
@@ -27,6 +27,44 @@ def test_any_cut_of_the_stream_gives_the_same_frames(bodies: list[list[object]],
 
     assert got == bodies
     assert reader.bytes_waiting == 0
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(VALUES, max_size=3) | st.tuples(st.integers(0, 2**64 - 1), st.binary(min_size=1)), max_size=6),
+    st.integers(1, 60),
+)
+def test_raw_bytes_between_frames_arrive_however_the_stream_is_cut(
+    sent: list[list[object] | tuple[int, bytes]], step: int
+) -> None:
+    data = b"".join(frame(one) if isinstance(one, list) else raw_head(one[0], 7, len(one[1])) + one[1] for one in sent)
+    reader = FrameReader()
+    order: list[object] = []
+
+    def take(key: int, offset: int, come: memoryview) -> None:
+        if offset == 7:
+            order.append((key, b""))
+        key_before, before = order[-1]  # type: ignore[misc]
+        assert (key_before, len(before)) == (key, offset - 7)
+        order[-1] = (key, before + bytes(come))
+
+    reader.take_raw(take)
+    for start in range(0, len(data), step):
+        order.extend(reader.feed(bytearray(data[start : start + step])))
+
+    assert order == sent
+    assert reader.bytes_waiting == 0
+
+
+@pytest.mark.parametrize("length", [0, RAW_BYTES_MAX + 1])
+def test_raw_bytes_beyond_the_limit_or_nobody_allowed_are_refused(length: int) -> None:
+    reader = FrameReader()
+    with pytest.raises(LimitExceeded):
+        list(reader.feed(raw_head(1, 0, 10)))
+    allowed = FrameReader()
+    allowed.take_raw(lambda key, offset, come: None)
+    with pytest.raises(LimitExceeded):
+        list(allowed.feed(raw_head(1, 0, length)))
 
 
 @settings(max_examples=500, deadline=None)
