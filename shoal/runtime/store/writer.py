@@ -1,8 +1,7 @@
 """Writing values into segments: for drivers, workers, and the agent's own transfers.
 
-A writer keeps a small stock of leased segments, so that a put usually asks nobody. Pages that already have memory and
-that this process has mapped are written by plain copies; all others by `pwrite`, which costs half of a page fault each
-and answers a full file system with an error instead of a killed process.
+A writer keeps a small stock of leased segments, so that a put usually asks nobody. How bytes get there is the business
+of `copies`; no page without memory is touched through a mapping, for a full file system would kill us.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from shoal.runtime.store import copies
 from shoal.runtime.store.errors import ObjectStoreFullError, no_memory
-from shoal.runtime.store.memory import Mapping, copy_in
+from shoal.runtime.store.memory import Mapping
 from shoal.runtime.store.segments import Segment
 from shoal.runtime.store.values import Dumped
 
@@ -26,9 +26,6 @@ STOCK_SEGMENTS_MAX = 32
 """How much a writer keeps for itself when segments are offered to it."""
 _MAPPINGS_MAX = 256
 _SMALL_COPY = 32 * 1024  # below, a slice assignment is cheaper than a call without the interpreter's lock
-_MAP_AT_ONCE_BYTES = 2**20
-"""A larger segment is mapped at its second use only: filling the page table costs twice what `pwrite` costs."""
-_WRITE_BYTES_MAX = 1 << 30  # Linux writes at most 2 GiB at once
 
 
 class Sealed(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -56,7 +53,6 @@ class Writer:
         self._lock = threading.Lock()
         self._stock: list[Segment] = []
         self._mappings: collections.OrderedDict[str, Mapping] = collections.OrderedDict()
-        self._seen: dict[str, None] = {}
         self._busy: collections.Counter[str] = collections.Counter()
 
     def put(self, dumped: Dumped) -> Sealed:
@@ -131,17 +127,21 @@ class Writer:
         end = pieces[-1][0] + memoryview(pieces[-1][1]).nbytes
         if end > segment.size:
             raise ValueError(f"segment {segment.id}: {end} bytes into {segment.size}")
-        is_known = end <= _MAP_AT_ONCE_BYTES or self._has_used(segment.name)
-        if segment.populated >= end and is_known:
-            self._copy(segment, pieces)
+        if end <= segment.populated:
+            mapping = self._mapped(segment, None)
+            try:
+                _copy(mapping, segment, pieces, end)
+            finally:
+                self._done(segment.name)
             return
         descriptor = os.open(self._directory / segment.name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            mapping = self._mapped(segment, descriptor) if segment.populated and is_known else None
+            is_mapped = segment.populated or end >= copies.PARALLEL_COPY_BYTES
+            fresh_mapping = self._mapped(segment, descriptor) if is_mapped else None
             try:
-                self._copy_and_write(segment, pieces, mapping, descriptor)
+                _copy_and_write(segment, pieces, fresh_mapping, descriptor)
             finally:
-                if mapping is not None:
+                if fresh_mapping is not None:
                     self._done(segment.name)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
@@ -149,40 +149,6 @@ class Writer:
             raise no_memory(end, self._directory) from error
         finally:
             os.close(descriptor)
-
-    def _copy(self, segment: Segment, pieces: list[tuple[int, bytes | memoryview]]) -> None:
-        mapping = self._mapped(segment, None)
-        try:
-            view = mapping.view
-            assert view is not None
-            for offset, data in pieces:
-                start = segment.offset + offset
-                source = data if isinstance(data, memoryview) else memoryview(data)
-                if source.nbytes < _SMALL_COPY:
-                    view[start : start + source.nbytes] = source
-                else:
-                    copy_in(mapping.address + start, source)
-        finally:
-            self._done(segment.name)
-
-    def _copy_and_write(
-        self,
-        segment: Segment,
-        pieces: list[tuple[int, bytes | memoryview]],
-        mapping: Mapping | None,
-        descriptor: int,
-    ) -> None:
-        """Copy what falls on pages that have memory, write the rest."""
-        for offset, data in pieces:
-            source = data if isinstance(data, memoryview) else memoryview(data)
-            done = 0
-            if mapping is not None and offset < segment.populated:
-                done = min(source.nbytes, segment.populated - offset)
-                if done:
-                    copy_in(mapping.address + segment.offset + offset, source[:done])
-            while done < source.nbytes:
-                part = source[done : done + _WRITE_BYTES_MAX]
-                done += os.pwrite(descriptor, part, segment.offset + offset + done)
 
     def _mapped(self, segment: Segment, descriptor: int | None) -> Mapping:
         """Return the mapping of the segment's file and mark it as in use."""
@@ -212,17 +178,38 @@ class Writer:
                     self._mappings.pop(old).close()
             return made
 
-    def _has_used(self, name: str) -> bool:
-        with self._lock:
-            if name in self._mappings or name in self._seen:
-                return True
-            self._seen[name] = None
-            if len(self._seen) > _MAPPINGS_MAX:
-                del self._seen[next(iter(self._seen))]
-            return False
-
     def _done(self, name: str) -> None:
         with self._lock:
             self._busy[name] -= 1
             if self._busy[name] <= 0:
                 del self._busy[name]
+
+
+def _copy(mapping: Mapping, segment: Segment, pieces: list[tuple[int, bytes | memoryview]], end: int) -> None:
+    """Copy everything to pages that have memory."""
+    view = mapping.view
+    assert view is not None
+    known = mapping.in_page_table.get(segment.offset, 0)
+    for offset, data in pieces:
+        start = segment.offset + offset
+        source = data if isinstance(data, memoryview) else memoryview(data)
+        if source.nbytes < _SMALL_COPY:
+            view[start : start + source.nbytes] = source
+        else:
+            copies.copy_in(mapping, start, source, is_in_page_table=offset + source.nbytes <= known)
+    if end > known:
+        mapping.in_page_table[segment.offset] = end
+
+
+def _copy_and_write(
+    segment: Segment, pieces: list[tuple[int, bytes | memoryview]], mapping: Mapping | None, descriptor: int
+) -> None:
+    """Copy what falls on pages that have memory, write the rest."""
+    for offset, data in pieces:
+        source = data if isinstance(data, memoryview) else memoryview(data)
+        old = max(0, min(source.nbytes, segment.populated - offset))
+        if old and mapping is not None:
+            known = mapping.in_page_table.get(segment.offset, 0)
+            copies.copy_in(mapping, segment.offset + offset, source[:old], is_in_page_table=offset + old <= known)
+        if old < source.nbytes:
+            copies.write_fresh(descriptor, mapping, segment.offset + offset + old, source[old:])

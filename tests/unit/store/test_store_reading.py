@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests_store_desk import MIB, Desk
 
 from shoal.exceptions import ObjectStoreFullError
 from shoal.runtime.store.errors import BadLayout
-from shoal.runtime.store.memory import Mapping, copy_in
+from shoal.runtime.store.memory import Mapping
 from shoal.runtime.store.reader import Reader
 from shoal.runtime.store.segments import Located, Segment
 from shoal.runtime.store.values import dump
@@ -68,7 +66,7 @@ def house(desk: Callable[[int], Desk]) -> House:
 def test_what_is_put_is_read(house: House, size: int) -> None:
     array = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
     for value in (array, {"a": array, "b": "x" * size}, bytes(array)):
-        # Three times: into fresh pages, into known pages by write, and through the mapping.
+        # Three times: into fresh pages, into pages that have memory, and into pages that are in the page table.
         for _ in range(3):
             object_id = house.put(value)
             found = house.get(object_id)
@@ -252,35 +250,6 @@ def test_closing_keeps_what_is_still_seen(house: House) -> None:
     house.writer.close()
     house.reader.close()
     assert value[99_999] == 99_999
-
-
-@settings(deadline=None)
-@given(st.integers(0, 9 * MIB), st.integers(0, 63))
-def test_copies_are_exact(tmp_path_factory: pytest.TempPathFactory, size: int, shift: int) -> None:
-    path = tmp_path_factory.getbasetemp() / "copies"
-    data = np.random.default_rng(size).integers(0, 256, size + shift, dtype=np.uint8)[shift:]
-    with open(path, "w+b") as file:
-        file.truncate(10 * MIB)
-        mapping = Mapping(file.fileno(), 10 * MIB, is_writable=True)
-        try:
-            assert mapping.view is not None
-            mapping.view[size + shift] = 7
-            copy_in(mapping.address + shift, memoryview(data))
-            assert mapping.view[shift : shift + size] == data.tobytes()
-            assert mapping.view[size + shift] == 7, "one byte too many"
-        finally:
-            mapping.close()
-
-
-def test_read_only_sources_can_be_copied(tmp_path: Path) -> None:
-    path = tmp_path / "m"
-    path.write_bytes(bytes(5 * MIB))
-    data = os.urandom(5 * MIB)
-    with open(path, "r+b") as file:
-        mapping = Mapping(file.fileno(), 5 * MIB, is_writable=True)
-    copy_in(mapping.address, memoryview(data))
-    mapping.close()
-    assert path.read_bytes() == data
 
 
 def test_mapping_nothing_is_an_error(tmp_path: Path) -> None:
