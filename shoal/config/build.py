@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from shoal.config.providers import Common, region_written, settings, zones_written
+from shoal.config.pods import pod_resources
+from shoal.config.providers import CLOUDS, Common, region_written, settings, zone_names, zones_written
 from shoal.config.schema import Cluster, NodeType
 from shoal.foundation.amounts import Amounts
 from shoal.model import policy as model
@@ -102,7 +103,7 @@ def node_type(cluster: Cluster, name: str) -> model.NodeType:
     return model.NodeType(
         name=name,
         provider=provider_name(cluster, kind.provider),
-        resources=resources(kind),
+        resources=resources(kind, str(getattr(provider, "type", ""))),
         labels=dict(sorted(kind.labels.items())),
         min_workers=kind.min_workers,
         max_workers=max_workers(cluster, name),
@@ -111,7 +112,7 @@ def node_type(cluster: Cluster, name: str) -> model.NodeType:
         min_up_s=cluster.min_up if kind.min_up is None else kind.min_up,
         machine_types=machine_types(kind),
         need=kind.machine_types.need,
-        zones=kind.zones or zones_written(provider),
+        zones=zones(kind, provider),
         regions=kind.regions or ((region_written(provider),) if region_written(provider) else ()),
         markets=markets(kind),
         price_usd_per_h=kind.price_usd_per_h,
@@ -129,9 +130,15 @@ def node_type(cluster: Cluster, name: str) -> model.NodeType:
     )
 
 
-def resources(kind: NodeType) -> Amounts:
-    """Return what a node of the type offers; empty means: as the offer says."""
-    return kind.resources.amounts()
+def resources(kind: NodeType, provider: str) -> Amounts:
+    """Return what a node of the type offers; what is left out is as the offer says.
+
+    At Kubernetes, where nothing else says how large a pod is, the first container's limits and requests do.
+    """
+    said = kind.resources.amounts(with_zeros=provider in CLOUDS)
+    if provider == "kubernetes" and not said:
+        return pod_resources(kind.node_config)
+    return said
 
 
 def max_workers(cluster: Cluster, name: str) -> int:
@@ -192,6 +199,28 @@ def markets(kind: NodeType) -> tuple[str, ...]:
     if "markets" not in kind.model_fields_set and (named := named_market(kind.node_config)):
         return (named,)
     return tuple(kind.markets)
+
+
+def named_zones(node_config: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return the zones in a cloud's request body, None if it says nothing; empty: any.
+
+    AWS: `Placement.AvailabilityZone`; Azure: `azure_arm_parameters.availability_zone`, as Ray reads it.
+    """
+    placement, arm = node_config.get("Placement"), node_config.get("azure_arm_parameters")
+    found = placement.get("AvailabilityZone") if isinstance(placement, dict) else None
+    if not found and isinstance(arm, dict):
+        found = arm.get("availability_zone")
+    if not isinstance(found, str | int) or isinstance(found, bool) or found == "":
+        return None
+    return zone_names(str(found))
+
+
+def zones(kind: NodeType, provider: Common) -> tuple[str, ...]:
+    """Return the zones a type may use: those written, else what `node_config` says, else the provider's."""
+    if kind.zones:
+        return kind.zones
+    named = named_zones(kind.node_config)
+    return zones_written(provider) if named is None else named
 
 
 def setup(cluster: Cluster, kind: NodeType, *, is_head: bool) -> tuple[str, ...]:

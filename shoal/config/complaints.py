@@ -39,6 +39,7 @@ MEANT = {
 
 REMOVED = {
     "autoscaling_mode": "Ray removed it; `upscaling_speed` limits how fast workers are added",
+    "services": "Ray removed it with its old Kubernetes provider; make Services with kubectl",
     "initial_workers": "Ray removed it; write `min_workers` in the node type",
     "target_utilization_fraction": "Ray removed it; what waits decides how many workers there are",
 }
@@ -80,7 +81,8 @@ def _diagnostic(kind: str, path: Path, value: Any, context: Mapping[str, Any], d
             wanted = _wanted(kind, context)
     if value is None and kind not in ("missing", "extra_forbidden") and not hint:
         field = field_at(path, data)
-        hint = "" if field is None or field.is_required() else "leave the key out for its default"
+        if field is not None:
+            hint = "write a value; this key is needed" if field.is_required() else "leave the key out for its default"
     place = tree.place(path, of_key=of_key)
     return Diagnostic(
         file=tree.file,
@@ -159,12 +161,16 @@ def _unknown_key_hint(parent: Path, name: str, data: Any) -> str:
         return REMOVED[name]
     section = section_at(parent, data)
     known = sorted(section.model_fields) if section else []
+    # A key that is spelt as elsewhere is rather in the wrong place than misspelt.
+    for other in (f"{name}s", name.removesuffix("s"), f"worker_{name}"):
+        if other in known:
+            return f"did you mean `{other}`?"
+    if places := owners(name):
+        return f"`{printable(name)}` is a key of {' and '.join(places[:3])}"
     if meant := nearest(name, known):
         return f"did you mean `{meant}`?"
     if name.lower() in MEANT:
         return f"write `{MEANT[name.lower()]}`"
-    if places := owners(name):
-        return f"`{printable(name)}` is a key of {' and '.join(places[:3])}"
     if meant := nearest(name, KEYS):
         return f"did you mean `{meant}`, a key of {' and '.join(owners(meant)[:3])}?"
     return f"known keys: {', '.join(known)}" if 0 < len(known) <= 12 else ""

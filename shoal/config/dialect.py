@@ -38,6 +38,22 @@ _ELSEWHERE = {
 }
 
 
+def foreign(data: dict[str, Any], findings: Findings) -> bool:
+    """Say whether it is another tool's file altogether, and note that once instead of each of its keys."""
+    kind = data.get("kind")
+    if "apiVersion" not in data or not isinstance(kind, str) or "provider" in data:
+        return False
+    hint = "`configs/kubernetes.yaml` is a cluster file for Kubernetes"
+    if kind == "RayCluster":
+        hint = (
+            "write `provider: {type: kubernetes}`, `spec.headGroupSpec` and each of `spec.workerGroupSpecs` as a node "
+            "type with its template as `node_config`, `minReplicas` and `maxReplicas` as `min_workers` and "
+            "`max_workers`; configs/kubernetes.yaml is such a file"
+        )
+    findings.error(("kind",), "a cluster file", f"a `{printable(kind)}` of Kubernetes", hint)
+    return True
+
+
 def translate(data: dict[str, Any], tree: Tree, findings: Findings) -> None:
     """Rewrite `data` in place."""
     _provider(data, ("provider",), tree, findings)

@@ -7,6 +7,7 @@ machines are set up. Both name the key and say what to write instead; nothing is
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from shoal.config.diagnostics import Path
 from shoal.config.findings import Findings
@@ -208,13 +209,23 @@ def _aws(path: Path, provider: Aws, findings: Findings) -> None:
         )
     group: SecurityGroup | None = provider.security_group
     for place, rule in enumerate(group.IpPermissions if group else ()):
-        if any(isinstance(part, dict) and part.get("CidrIp") == "0.0.0.0/0" for part in rule.get("IpRanges") or ()):
+        for everybody in _open_ranges(rule):
             findings.warning(
                 (*path, "security_group", "IpPermissions", place),
                 "networks of yours",
-                "`0.0.0.0/0`",
+                f"`{everybody}`",
                 "opens these ports to everybody; write your own network, such as `203.0.113.0/24`",
             )
+
+
+def _open_ranges(rule: dict[str, Any]) -> Iterator[str]:
+    """Yield the ranges of a rule in EC2's form that are the whole Internet, of version 4 and 6."""
+    for ranges, key in (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6")):
+        written = rule.get(ranges)
+        for part in written if isinstance(written, list) else ():
+            said = part.get(key) if isinstance(part, dict) else None
+            if isinstance(said, str) and said.strip().endswith("/0"):
+                yield said.strip()
 
 
 def _secret(path: Path, better: str, findings: Findings) -> None:

@@ -18,7 +18,7 @@ from shoal.config import build, rules
 from shoal.config.complaints import complaints
 from shoal.config.diagnostics import ConfigErrors, Diagnostic, in_order
 from shoal.config.diagnostics import Path as Place
-from shoal.config.dialect import translate
+from shoal.config.dialect import foreign, translate
 from shoal.config.findings import Findings
 from shoal.config.honour import unhonoured
 from shoal.config.schema import Cluster
@@ -80,6 +80,8 @@ def _validated(tree: Tree, findings: Findings) -> Cluster | None:
     data = copy.deepcopy(tree.data)
     for path in tree.broken:
         _leave_out(data, path)
+    if foreign(data, findings):
+        return None
     translate(data, tree, findings)
     for _ in range(_ROUNDS_MAX):
         try:

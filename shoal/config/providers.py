@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -213,7 +214,12 @@ def settings(provider: Common) -> dict[str, Any]:
 def zones_written(provider: Common) -> tuple[str, ...]:
     """Return the zones under `availability_zone`, in order; empty means all of the region."""
     written = getattr(provider, "availability_zone", None)
-    if not written or written in ("auto", "none"):
+    return zone_names(written) if written else ()
+
+
+def zone_names(written: str | Sequence[str]) -> tuple[str, ...]:
+    """Return zones written as a list or with commas, each once; `auto` and `none` are any."""
+    if written in ("auto", "none"):
         return ()
     parts = written.split(",") if isinstance(written, str) else written
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))

@@ -5,7 +5,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from shoal.config.build import idle_timeout_s, max_workers, named_machine_type, named_market
+from shoal.config.build import (
+    idle_timeout_s,
+    max_workers,
+    named_machine_type,
+    named_market,
+    named_zones,
+    resources,
+)
 from shoal.config.diagnostics import Path, nearest, shown
 from shoal.config.findings import Findings
 from shoal.config.honour import kind_of, providers
@@ -231,6 +238,14 @@ def _node_type(cluster: Cluster, name: str, kind: NodeType, findings: Findings) 
         _cloud_machine(path, kind, word, reads, findings)
         regions = kind.regions or (region_written(provider),)
         _zones((*path, "zones"), kind.zones, regions, provider, findings)
+        if not kind.zones:
+            _zones(
+                (*path, "node_config", "Placement", "AvailabilityZone"),
+                named_zones(kind.node_config) or (),
+                regions,
+                provider,
+                findings,
+            )
     elif word == "local" and not kind.resources.amounts():
         findings.error(
             (*path, "resources"),
@@ -238,6 +253,14 @@ def _node_type(cluster: Cluster, name: str, kind: NodeType, findings: Findings) 
             "nothing",
             "`local` nodes share this machine, so each says what it may use",
             reads=reads,
+        )
+    elif word == "kubernetes" and not resources(kind, word):
+        findings.error(
+            (*path, "resources"),
+            "what a pod offers, such as `{CPU: 2, memory: 4 GiB}`",
+            "nothing",
+            "or give the first container of `node_config` a limit or request of `cpu`",
+            reads=[*reads, (*path, "node_config")],
         )
     elif isinstance(provider, Ssh):
         hosts = {provider.head_ip, *provider.worker_ips}
@@ -300,6 +323,15 @@ def _cloud_machine(path: Path, kind: NodeType, word: str, reads: list[Path], fin
             (*path, "machine_types"),
             "one word on the machine type",
             f"`{kind.machine_types}` beside `{named}` in `node_config`",
+            "leave one of them out",
+            reads=reads,
+        )
+    zones = named_zones(body)
+    if zones is not None and kind.zones and kind.zones != zones:
+        findings.error(
+            (*path, "zones"),
+            "one word on the zones",
+            f"`{', '.join(kind.zones)}` beside `{', '.join(zones) or 'any'}` in `node_config`",
             "leave one of them out",
             reads=reads,
         )

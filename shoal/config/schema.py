@@ -91,11 +91,14 @@ class Resources(BaseModel):
     memory: Memory | None = key(None, says="Memory for tasks.", ray=True, unit="bytes")
     object_store_memory: Memory | None = key(None, says="Memory for objects.", ray=True, unit="bytes")
 
-    def amounts(self) -> Amounts:
-        """Return the resources as exact amounts. Zeros are dropped, but for CPU: `{CPU: 0}` is no empty wish."""
+    def amounts(self, *, with_zeros: bool = False) -> Amounts:
+        """Return the resources as exact amounts.
+
+        Zeros are dropped, but for CPU (`{CPU: 0}` is no empty wish), unless they overrule what a machine has.
+        """
         quantities = self.model_dump(exclude_none=True)
         exact = {name: resource_amount(name, quantities[name]) for name in sorted(quantities)}
-        return {name: amount for name, amount in exact.items() if amount or name == "CPU"}
+        return {name: amount for name, amount in exact.items() if amount or name == "CPU" or with_zeros}
 
 
 class Deadlines(Section):
@@ -134,7 +137,7 @@ class NodeType(Section):
     node_config: Anything = key({}, says="The cloud's own request body.", ray=True)
     resources: Resources = key(
         factory=lambda: Resources.model_validate({}),
-        says="What a node offers; empty: what the machine type has.",
+        says="What a node offers; what is left out is as the machine type has it.",
         ray=True,
         why="`local` nodes need it: nothing else says how large they are.",
     )

@@ -35,8 +35,9 @@ class Deadlines(msgspec.Struct, frozen=True, kw_only=True):
 class NodeType(msgspec.Struct, frozen=True, kw_only=True):
     """An entry of `available_node_types`.
 
-    `resources` empty means: as the offer says. `machine_types` and `need` limit which offers it may use; both
-    empty allow whatever `node_config` names. `markets` in order of preference only where prices tie.
+    `resources` says what a node offers, and what it leaves out is as the offer says (see `on`). `machine_types` and
+    `need` limit which offers it may use; both empty allow whatever `node_config` names. `markets` in order of
+    preference only where prices tie.
     """
 
     name: str
@@ -58,6 +59,15 @@ class NodeType(msgspec.Struct, frozen=True, kw_only=True):
     node_config: bytes = b"{}"
     """The provider's own part of the YAML, as JSON."""
     setup: tuple[str, ...] = ()
+
+    def on(self, sold: Amounts) -> Amounts:
+        """Return what a node of the type offers on a machine that is sold with `sold`.
+
+        What the type says holds, zeros too (`{GPU: 0}` keeps tasks off a GPU); the rest is the machine's.
+        """
+        if not self.resources:
+            return sold
+        return {name: amount for name, amount in {**sold, **self.resources}.items() if amount or name == "CPU"}
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):

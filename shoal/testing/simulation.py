@@ -288,7 +288,7 @@ class _Running:
             return
         name = machine.instance_id
         kind = self._kinds.get(machine.request.node_type)
-        total = dict(kind.resources) if kind is not None and kind.resources else dict(machine.resources)
+        total = dict(kind.on(machine.resources)) if kind is not None else dict(machine.resources)
         self._machines[name] = machine
         if self.head.join(name, machine.request.node_type, total):
             return

@@ -103,6 +103,18 @@ def test_the_same_files_seed_and_effort_give_the_same_bytes(run: Run, files: tup
     assert _plan(run, files) == _plan(run, files)
 
 
+def test_a_files_own_resources_and_prices_hold_beside_what_the_tables_know(run: Run, files: tuple[Path, Path]) -> None:
+    cluster, demand = files
+    cluster.write_text(CLUSTER.replace("max_workers: 200}", "resources: {special: 1}, price_usd_per_h: 0.5}"))
+    demand.write_text("cpu,memory_gib,count\n2,4,1\n")
+
+    _, said = _plan(run, files)
+
+    (machine,) = said["machines"]
+    assert (machine["cpu"] >= 2, machine["memory_gib"] >= 4, machine["usd_per_h"]) == (True, True, 0.5)
+    assert any(note.endswith("are the cluster file's own") for note in said["notes"])
+
+
 def test_a_process_of_its_own_writes_json_to_stdout_and_nothing_else(files: tuple[Path, Path], tmp_path: Path) -> None:
     """Solvers print from C, which no captured `sys.stdout` shows."""
     cluster, demand = files

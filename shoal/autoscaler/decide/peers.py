@@ -39,7 +39,7 @@ def peer_types(snapshot: Snapshot, policy: Policy) -> list[PeerType]:
         offers = offers_for(kind, snapshot.offers)
         if offers:
             offer = offers[0]
-            found.append(PeerType(kind, offer, kind.resources or offer.resources, labels_of(kind, offer)))
+            found.append(PeerType(kind, offer, kind.on(offer.resources), labels_of(kind, offer)))
     return found
 
 

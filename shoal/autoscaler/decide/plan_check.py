@@ -284,7 +284,7 @@ def _usable(snapshot: Snapshot, kind: NodeType, offer: Offer) -> Amounts:
     for one in snapshot.usable:
         if (one.node_type, one.machine_type) == (kind.name, offer.key.machine_type):
             return one.resources
-    return kind.resources or offer.resources
+    return kind.on(offer.resources)
 
 
 def _price_micro(kind: NodeType, offer: Offer) -> int | None:

@@ -86,7 +86,7 @@ def _other_arches(draft: Draft, part: Bundle) -> list[tuple[Ware, str, str]]:
             continue
         any_arch = msgspec.structs.replace(kind, need=msgspec.structs.replace(kind.need, arch=""))
         for offer in offers_for(any_arch, draft.snapshot.offers):
-            if offer.arch != kind.need.arch and fits(part.amounts, kind.resources or offer.resources):
+            if offer.arch != kind.need.arch and fits(part.amounts, kind.on(offer.resources)):
                 ware = Ware(
                     node_type=kind,
                     offer=offer,

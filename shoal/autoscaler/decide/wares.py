@@ -70,7 +70,7 @@ def wares(snapshot: Snapshot, policy: Policy) -> list[Ware]:
             continue
         shut, canary = _breaker(snapshot, kind.name)
         for offer in offers_for(kind, snapshot.offers):
-            resources = usable.get((kind.name, offer.key.machine_type)) or kind.resources or offer.resources
+            resources = usable.get((kind.name, offer.key.machine_type)) or kind.on(offer.resources)
             ware = _ware(kind, offer, resources, sick, policy)
             if shut:
                 ware = msgspec.structs.replace(ware, word="unhealthy", detail=shut)

@@ -8,7 +8,7 @@ list prices as of its date; nothing here presents it as current. docs/prices.md 
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -137,10 +137,10 @@ class Catalogue:
         kind = NodeType(name="", provider=cloud, regions=(region,), markets=(ON_DEMAND, SPOT))
         return tuple(offer for market in kind.markets for offer in self._known_offers(kind, cloud, region, market))
 
-    def notes(self, offers: Iterable[Offer], clouds: Mapping[str, str], unpriced: Container[str] = ()) -> list[str]:
-        """Return what the user must know of these prices: their dates, and which are missing.
+    def notes(self, offers: Iterable[Offer], clouds: Mapping[str, str]) -> list[str]:
+        """Return what the user must know of these offers' list prices: their dates, and which are missing.
 
-        `clouds` maps providers' names to their kind; machine types in `unpriced` have a price in the YAML.
+        `clouds` maps providers' names to their kind.
         """
         said = list(self._warnings)
         by_table: dict[tuple[str, str, str], int] = {}
@@ -154,11 +154,12 @@ class Catalogue:
             if quote.usd_per_h is not None:
                 place = (cloud, quote.source, quote.as_of)
                 by_table[place] = by_table.get(place, 0) + 1
-            elif key.machine_type not in unpriced:
+            else:
                 missing.setdefault((cloud, key.region), set()).add(key.machine_type)
         for (cloud, source, as_of), count in sorted(by_table.items()):
             words = "from the cache" if source == "cache" else "from the shipped table"
-            said.append(f"{count} prices of {cloud} are {words}, list prices as of {as_of}")
+            many = "prices" if count > 1 else "price"
+            said.append(f"{count} {many} of {cloud} {'are' if count > 1 else 'is'} {words}, list prices as of {as_of}")
         for (cloud, region), names in sorted(missing.items()):
             shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
             said.append(
@@ -173,7 +174,7 @@ class Catalogue:
         found = []
         for name in named:
             spec = self.spec(cloud, name)
-            resources = node_type.resources or (_resources(spec) if spec else {})
+            resources = node_type.on(_resources(spec) if spec else {})
             if not resources:
                 raise BadInput(
                     f"node type `{node_type.name}`: expected `resources`, because the size of `{name}` is not known",

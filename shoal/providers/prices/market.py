@@ -47,6 +47,8 @@ def market(policy: Policy, uses: Sequence[ProviderUse], catalogue: Catalogue, *,
     buyers = [kind for kind in policy.node_types if kind.name != policy.head_node_type or kind.max_workers]
     arch = _head_arch(policy, clouds, catalogue)
     found: dict[OfferKey, Offer] = {}
+    listed: set[OfferKey] = set()
+    """Offers that some type buys at their list price; the others' prices are the YAML's."""
     said: list[str] = []
     for kind in buyers:
         # The planner sets the YAML's price over the offer's; another type may use the same offer at its list price.
@@ -57,14 +59,22 @@ def market(policy: Policy, uses: Sequence[ProviderUse], catalogue: Catalogue, *,
         else:
             own = catalogue.offers_for(plain, cloud=cloud, arch=arch)
         if not own:
-            said.append(f"node type `{kind.name}` has no offers: nothing that `{kind.provider}` sells suits it")
+            why = f"nothing that `{kind.provider}` sells suits it"
+            if cloud in CLOUDS and not kind.machine_types and kind.need is None:
+                why = "the file does not name its machine type; write `machine_types` beside the template"
+            said.append(f"node type `{kind.name}` has no offers: {why}")
         for offer in own:
             there = found.get(offer.key)
             is_named = offer.is_named or (there is not None and there.is_named)
             found[offer.key] = msgspec.structs.replace(there or offer, is_named=is_named)
+            if kind.price_usd_per_h is None:
+                listed.add(offer.key)
     offers = tuple(found.values())
-    priced = {name for kind in buyers if kind.price_usd_per_h is not None for name in kind.machine_types}
-    return Stall(offers=offers, notes=(*said, *catalogue.notes(offers, clouds, priced)))
+    own_prices = sum(1 for offer in offers if offer.key not in listed and clouds.get(offer.key.provider) in CLOUDS)
+    if own_prices:
+        said.append(f"{own_prices} price{'s are' if own_prices > 1 else ' is'} the cluster file's own")
+    at_list = [offer for offer in offers if offer.key in listed]
+    return Stall(offers=offers, notes=(*said, *catalogue.notes(at_list, clouds)))
 
 
 def _simulated(kind: NodeType, use: ProviderUse | None, catalogue: Catalogue, beside: Path | None) -> tuple[Offer, ...]:

@@ -284,3 +284,65 @@ def test_misspelt_provider_key_is_no_longer_accepted(key: str) -> None:
 def test_stopping_machines_is_refused_since_it_changes_what_is_billed() -> None:
     with pytest.raises(ConfigErrors, match="cache_stopped_nodes: expected `false`, got `true`"):
         read(AWS.replace("cache_stopped_nodes: False", "cache_stopped_nodes: True"))
+
+
+AZURE_ZONES = """
+cluster_name: zones
+max_workers: 6
+provider: {type: azure, location: westus2, resource_group: r, availability_zone: "1,2,3"}
+available_node_types:
+    head: {resources: {CPU: 2}, node_config: {azure_arm_parameters: {vmSize: Standard_D2s_v3, availability_zone: none}}}
+    any: {resources: {CPU: 2}, node_config: {azure_arm_parameters: {vmSize: Standard_D2s_v3}}}
+    second: {resources: {CPU: 2}, node_config: {azure_arm_parameters: {vmSize: Standard_D2s_v3, availability_zone: 2}}}
+head_node_type: head
+"""
+
+
+def test_zones_in_azures_body_hold_over_the_providers() -> None:
+    zones = {kind.name: kind.zones for kind in read(AZURE_ZONES).policy.node_types}
+
+    assert zones == {"head": (), "any": ("1", "2", "3"), "second": ("2",)}
+
+
+PODS = """
+cluster_name: pods
+max_workers: 3
+provider: {type: kubernetes, namespace: ray}
+head_node_type: head
+available_node_types:
+    head:
+        node_config: {kind: Pod, spec: {containers: [{name: ray, resources: {requests: {cpu: 1500m, memory: 512Mi}}}]}}
+    gpu:
+        max_workers: 2
+        node_config:
+            template:
+                spec:
+                    containers:
+                      - resources:
+                          limits: {cpu: 4, memory: 8Gi, nvidia.com/gpu: 2, ephemeral-storage: 10Gi}
+                          requests: {cpu: 1, memory: 1Gi}
+                      - resources: {limits: {cpu: 64}}
+    written:
+        resources: {CPU: 1}
+        node_config: {spec: {containers: [{resources: {limits: {cpu: 9}}}]}}
+"""
+
+
+def test_pods_are_as_large_as_their_first_container_unless_the_file_says_otherwise() -> None:
+    found = {kind.name: kind.resources for kind in read(PODS).policy.node_types}
+
+    assert found == {
+        "head": amounts({"CPU": 1.5, "memory": 512 * 2**20}),
+        "gpu": amounts({"CPU": 4, "GPU": 2, "memory": 8 * 2**30}),
+        "written": amounts({"CPU": 1}),
+    }
+
+
+def test_what_resources_leave_out_is_as_the_machine_has_it_and_zeros_hold() -> None:
+    """Ray finds CPUs and memory of cloud machines itself and lets the file add or overrule names."""
+    text = AWS.replace('{"CPU": 4, "special": 2.5}', '{"GPU": 0, "special": 2.5}')
+    worker = read(text).policy.node_types[1]
+    sold = amounts({"CPU": 8, "GPU": 1, "memory": 2**34})
+
+    assert worker.on(sold) == amounts({"CPU": 8, "memory": 2**34, "special": 2.5})
+    assert read(text).policy.node_types[0].on(sold) == sold
