@@ -9,14 +9,14 @@ import pytest
 
 from shoal.testing import sim_time
 from shoal.wire import tasks as wire
-from tests.leases.world import Driver, Faults, World
+from tests.leases.world import FRESH_S, Driver, Faults, World
 
-STORM = Faults(cut=0.6, worker_death=0.5, node_death=0.05, head_away=0.1, agent_away=0.2)
+STORM = Faults(cut=0.6, worker_death=0.5, dialled_death=0.1, node_death=0.05, head_away=0.1, agent_away=0.2)
 BAD_CABLES = Faults(cut=6.0, head_away=0.1)
 
 
-async def storm(world: World, storm_s: float) -> None:
-    """Submit work while things go wrong; then let everything come to rest."""
+async def storm(world: World, storm_s: float, *, cancels: float = 0.0) -> None:
+    """Submit work while things go wrong; then let everything come to rest. `cancels`: chance of a burst per step."""
     chance = world.chance
 
     def submit() -> None:
@@ -25,6 +25,8 @@ async def storm(world: World, storm_s: float) -> None:
                 after = chance.choice(list(driver.refs.values())) if driver.refs and chance.random() < 0.3 else None
                 for _ in range(chance.choice([1, 1, 2, 20])):
                     driver.submit(after=after)
+            if chance.random() < cancels:
+                driver.cancel_some()
 
     await world.run_for(storm_s, submit)
     world.calm()
@@ -32,6 +34,18 @@ async def storm(world: World, storm_s: float) -> None:
     while any(not ref._ready for driver in world.drivers for ref in driver.refs.values()):
         await world.run_for(1.0)
         assert world.loop.time() < deadline_s, [stuck(driver) for driver in world.drivers]
+    await world.run_for(5.0)
+
+
+async def check_fresh(world: World) -> None:
+    """Whatever has been: a new task of every class of every driver runs soon."""
+    for driver in world.drivers:
+        driver.refs.clear()
+        for spec in world.specs():
+            driver.submit(spec=spec)
+    await world.run_for(FRESH_S)
+    for driver in world.drivers:
+        assert all(ref._ready for ref in driver.refs.values()), stuck(driver)
     await world.run_for(5.0)
 
 
@@ -51,8 +65,10 @@ def check_rest(world: World, *, is_calm: bool) -> None:
         for n, ref in driver.refs.items():
             if ref._format == wire.ERROR:
                 error = pickle.loads(ref._data)
-                assert type(error).__name__ in ("WorkerCrashedError", "NodeDiedError"), error
                 assert not is_calm
+                if type(error).__name__ == "TaskCancelledError":
+                    continue
+                assert type(error).__name__ in ("WorkerCrashedError", "NodeDiedError"), error
                 assert driver.tries[n] == 0 or driver.starts[n] <= 1 + driver.tries[n]
             else:
                 assert ref._data == n
@@ -64,6 +80,11 @@ def check_rest(world: World, *, is_calm: bool) -> None:
         # An owner of another node says what it needs for two seconds only; then nobody looks at it any more.
         homely = [row for row in agent.leases.rows() if row.client.kind == "driver"]
         assert all(row.wanted == 0 for row in homely), "demand that nobody has is still counted"
+    for driver in world.drivers:
+        for work in driver.owner.by_key.values():
+            row = driver.core.home._clients[driver.core.process].classes[work.key]
+            assert row.granted == work.seen, "a grant that its owner never saw counts for ever"
+            assert row.waiting == row.held == 0
 
 
 @pytest.mark.parametrize("faults", [STORM, BAD_CABLES], ids=["storm", "cables"])
@@ -74,6 +95,21 @@ def test_after_any_storm_every_task_has_ended_and_nothing_is_held(
     async def main() -> None:
         world = World(seed, faults, monkeypatch)
         await storm(world, 30)
+        check_rest(world, is_calm=False)
+
+    sim_time.run(main())
+
+
+@pytest.mark.parametrize("faults", [Faults(), STORM, BAD_CABLES], ids=["calm", "storm", "cables"])
+@pytest.mark.parametrize("seed", range(12))
+def test_after_bursts_of_cancellations_every_new_task_runs(
+    seed: int, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        world = World(1000 + seed, faults, monkeypatch)
+        await storm(world, 20, cancels=0.03)
+        check_rest(world, is_calm=False)
+        await check_fresh(world)
         check_rest(world, is_calm=False)
 
     sim_time.run(main())

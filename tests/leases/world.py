@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import itertools
+import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from shoal.exceptions import TaskCancelledError
 from shoal.foundation.amounts import UNIT, plus
 from shoal.placement.fits import how_many
 from shoal.runtime.agent.clients import Client
@@ -28,6 +30,7 @@ from shoal.runtime.agent.leases import Leases
 from shoal.runtime.agent.main import Agent
 from shoal.runtime.agent.pool import Pool, Worker
 from shoal.runtime.agent.stock import Stock
+from shoal.runtime.client.actors import Actors
 from shoal.runtime.client.core import Core
 from shoal.runtime.client.owner import Owner, Recipe
 from shoal.runtime.client.refs import ObjectRef, when_ready
@@ -39,6 +42,9 @@ from shoal.wire.hello import Credential, Role
 LONG_S = 0.1
 """A worker gives back what waits behind a task that runs longer, as the real one does."""
 SECRET = b"s" * 32
+CANCELLED = pickle.dumps(TaskCancelledError(""))
+FRESH_S = 10.0
+"""Within which a new task has run once all is calm."""
 
 
 class Faults(msgspec.Struct):
@@ -47,6 +53,8 @@ class Faults(msgspec.Struct):
     cut: float = 0.0
     """Some connection breaks: what is under way on it is lost, and its ends notice at times of their own."""
     worker_death: float = 0.0
+    dialled_death: float = 0.0
+    """Not per second: that a worker dies just as it is dialled."""
     node_death: float = 0.0
     """A node loses its power: it falls silent, and nobody's connection ends before the head's verdict."""
     head_away: float = 0.0
@@ -184,8 +192,11 @@ class SimCore(Core):
         if made is None and self.world.is_dark(process):
             # Nobody answers from a host without power, not even with a refusal.
             self.world.loop.call_later(3.0, self._connected, process, None)
+        elif made is None:
+            self._connected(process, None)
         else:
-            self._connected(process, made)
+            # Its thread waits for the core's lock; what the agent says meanwhile is heard first.
+            self.world.loop.call_later(self.world.delay_s(), self._connected, process, made)
 
     def _connected(self, process: bytes, link: Link | None) -> None:
         if link is not None:
@@ -195,6 +206,8 @@ class SimCore(Core):
             call(link)  # type: ignore[arg-type]
         if link is not None:
             link.flush()
+            if link.end.has_ended:  # it did while nobody had it; only now can anybody hear of that
+                link.gone()
 
     def drop(self, link: Any) -> None:
         link.drop()
@@ -208,20 +221,37 @@ class SimWorker:
         self.ends: list[End] = []
         self.queue: collections.deque[tuple[End, list[Any]]] = collections.deque()
         self.running: tuple[End, list[Any]] | None = None
+        self.cancelled: set[tuple[End, int]] = set()
         self.is_dead = False
 
     def hear(self, end: End, messages: list[Any]) -> None:
         for message in messages:
-            if message[0] == wire.TASK and not self.is_dead:
+            if self.is_dead:
+                return
+            if message[0] == wire.TASK:
                 self.queue.append((end, message))
+            elif message[0] == wire.CANCEL:
+                self._cancel(end, *message[1:3])
         self._next()
+
+    def _cancel(self, end: End, n: int, is_forced: bool) -> None:
+        self.cancelled.add((end, n))
+        if self.running is not None and self.running[0] is end and self.running[1][1] == n:
+            if is_forced:
+                self.world.kill(self)
+            else:
+                # Somewhen soon: user code sees the interrupt when it next runs.
+                self.world.loop.call_later(self.world.delay_s(), self._done, *self.running, 0.0)
 
     def _next(self) -> None:
         if self.running is None and self.queue and not self.is_dead:
             self.running = end, message = self.queue.popleft()
             owner, duration_s = message[4]
             self.worker.mark = message[1]
-            self.world.started(owner, message[1])
+            if (end, message[1]) in self.cancelled:
+                duration_s = 0.0
+            else:
+                self.world.started(owner, message[1])
             self.world.loop.call_later(duration_s, self._done, end, message, duration_s)
             if duration_s > LONG_S:
                 self.world.loop.call_later(LONG_S, self._give_back)
@@ -235,10 +265,12 @@ class SimWorker:
             end.send([(wire.UNSTARTED, numbers, False)])
 
     def _done(self, end: End, message: list[Any], duration_s: float) -> None:
-        if self.is_dead:
+        if self.is_dead or self.running is None or self.running[1] is not message:
             return
         self.running = None
-        end.send([(wire.RESULT, message[1], wire.NATIVE, message[1], int(duration_s * 1e6))])
+        n = message[1]
+        result = (wire.ERROR, CANCELLED) if (end, n) in self.cancelled else (wire.NATIVE, n)
+        end.send([(wire.RESULT, n, *result, int(duration_s * 1e6))])
         self._next()
 
     def die(self, *, is_silent: bool = False) -> None:
@@ -360,6 +392,16 @@ class SimAgent(Agent):
         await self._serve(conversation)  # type: ignore[arg-type]
 
 
+class Canceller:
+    """The real way to cancel, without the actors."""
+
+    cancel, settle_cancelled = Actors.cancel, Actors.settle_cancelled
+
+    def __init__(self, driver: Driver) -> None:
+        self._session = SimpleNamespace(owner=driver.owner, results=driver.results)
+        self._core = driver.core
+
+
 class Driver:
     """One owner of plain tasks."""
 
@@ -370,6 +412,7 @@ class Driver:
         self.results = Results(self.core, self.owner)
         self.core.handlers[wire.ALIVE] = lambda link, m: self.owner.process_alive(m[1])
         self.core.handlers[wire.TELL] = self._on_tell
+        self._canceller: Any = Canceller(self)
         self.refs: dict[int, ObjectRef[Any]] = {}
         self.tries: dict[int, int] = {}
         self.starts: collections.Counter[int] = collections.Counter()
@@ -384,9 +427,18 @@ class Driver:
                 if other.peer[:14].hex() == node or other.peer == b"agent:" + node.encode():
                     self.core.drop(other)
 
-    def submit(self, *, after: ObjectRef[Any] | None = None) -> None:
+    def cancel_some(self) -> None:
+        """Cancel one task, or all in some order, as a burst."""
+        chance = self.world.chance
+        refs = [ref for ref in self.refs.values() if not ref._ready and ref._n not in self.waiting]
+        if refs:
+            chance.shuffle(refs)
+            for ref in refs[: chance.choice([1, 5, len(refs)])]:
+                self._canceller.cancel(ref, is_forced=chance.random() < 0.2, is_recursive=True)
+
+    def submit(self, *, after: ObjectRef[Any] | None = None, spec: dict[str, Any] | None = None) -> None:
         chance, core = self.world.chance, self.core
-        spec = chance.choice(self.world.specs())
+        spec = spec or chance.choice(self.world.specs())
         tries = chance.choice([0, 0, 1, 3])
         recipe = Recipe(
             b"f" * 16, b"", "f", self.owner.work_class(spec), tries=tries, retry_on=False, returns=1, options=None
@@ -422,6 +474,9 @@ class Driver:
         return found
 
     def check(self) -> None:
+        for work in self.owner.by_key.values():
+            if any(not ref._ready for ref in work.queue):
+                assert all(lease.pending for lease in work.leases), "a task waits beside a lease that does nothing"
         places = self.places()
         for n, ref in self.refs.items():
             if not ref._ready:
@@ -502,6 +557,8 @@ class World:
         end = End(self, lambda messages: worker.hear(end, messages), lambda: None)
         end.other, link.end.other = link.end, end
         worker.ends.append(end)
+        if self.chance.random() < self.faults.dialled_death:
+            self.loop.call_later(self.chance.uniform(0.0, 0.002), self.kill, worker)
         return link
 
     def power_off(self, agent: SimAgent) -> None:
@@ -576,6 +633,13 @@ class World:
 
     # ------------------------------------------------------------------------------------------- time
 
+    def kill(self, worker: SimWorker) -> None:
+        """End a worker; its agent finds it dead a little later."""
+        agent = self.agents.get(worker.worker.process[:14].hex())
+        if agent is not None and not agent.is_dark and not worker.is_dead:
+            worker.die()
+            self.loop.call_later(self.delay_s(), agent.pool._lost, worker.worker, "")
+
     def misfortune(self, step_s: float) -> None:
         chance, faults = self.chance, self.faults
         if chance.random() < faults.cut * step_s:
@@ -589,8 +653,7 @@ class World:
                 worker = chance.choice(living)
                 agent = self.agents.get(worker.worker.process[:14].hex())
                 if agent is not None and not agent.is_dark:
-                    worker.die()
-                    self.loop.call_later(self.delay_s(), agent.pool._lost, worker.worker, "")
+                    self.kill(worker)
         if chance.random() < faults.node_death * step_s:
             lit = [one for one in self.agents.values() if not one.is_dark and not one.settings.is_head]
             if len(lit) > 1:
