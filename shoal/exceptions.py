@@ -344,6 +344,7 @@ class LossReason(StrEnum):
     FETCH_TIMED_OUT = "fetch-timed-out"
     FREED = "freed"
     UNKNOWN_REF = "unknown-ref"
+    UNTRUSTED = "untrusted"
 
 
 _LOSS_TEXT = {
@@ -358,6 +359,7 @@ _LOSS_TEXT = {
     LossReason.FETCH_TIMED_OUT: "no copy could be fetched in time",
     LossReason.FREED: "it was freed by hand",
     LossReason.UNKNOWN_REF: "its owner does not know it",
+    LossReason.UNTRUSTED: "whoever answers at the address of its node could not prove to be of this cluster",
 }
 
 

@@ -11,6 +11,7 @@ import ssl
 import time
 
 from shoal.foundation.errors import AuthenticationError, NoAnswer, ProtocolError
+from shoal.transport import tls
 from shoal.transport.address import VIA, Address, parse, peer_uid, tune
 from shoal.wire.frames import LENGTH, frame
 from shoal.wire.hello import (
@@ -129,6 +130,13 @@ def answer(
     return sock, role
 
 
+def refusal(error: Exception) -> str:
+    """Return why somebody answers at an address and never as a peer of ours; empty for what may pass."""
+    if isinstance(error, AuthenticationError) and not isinstance(error, NoAnswer):
+        return str(error)
+    return tls.verdict(error)
+
+
 def _exactly(sock: socket.socket, count: int, end: float) -> bytes:
     got = b""
     while len(got) < count:
@@ -143,4 +151,4 @@ def _exactly(sock: socket.socket, count: int, end: float) -> bytes:
     return got
 
 
-__all__ = ["AuthenticationError", "ProtocolError", "answer", "dial", "dial_peer"]
+__all__ = ["AuthenticationError", "ProtocolError", "answer", "dial", "dial_peer", "refusal"]

@@ -133,6 +133,8 @@ ALIVE: Final = 64
 """process."""
 ANSWER: Final = 65
 """n, is_ok, value: of ASK, STORE or LOCAL."""
+UNTRUSTED: Final = "Untrusted"
+"""How a failed answer about a value begins whose node shows a certificate, or a secret, that does not fit."""
 TELL: Final = 66
 """what, value: news from the head."""
 PLACED: Final = 67

@@ -55,3 +55,55 @@ for context in (None, without, tls.TlsFiles(f"{own}.pem", f"{own}.key", "/mnt/ca
         node.address,
     )
     assert said.split() == ["refused", "refused", "welcome"], "the secret alone is not enough"
+
+
+def test_work_for_a_node_with_anothers_certificate_ends_at_once_with_the_reason(
+    make_cluster: Callable[..., Cluster], network: Network
+) -> None:
+    authority = Authority(network.exchange)
+    for number in (1, 2, 3):
+        authority.sign(network.address(number))
+    for kind in ("pem", "key"):  # the second host shows the third one's
+        (network.exchange / f"{network.address(3)}.{kind}").replace(network.exchange / f"{network.address(2)}.{kind}")
+    cluster = make_cluster(is_encrypted=True)
+    node = cluster.join(resources='{"there": 1}')
+
+    printed = cluster.head.python(
+        """
+import shoal, time
+shoal.init()
+@shoal.remote(resources={"there": 0.1})
+def there():
+    return 1
+@shoal.remote
+def here():
+    return 2
+refs = [there.remote() for _ in range(3)]
+for ref in refs:
+    try:
+        print(shoal.get(ref, timeout=20))
+    except shoal.exceptions.ShoalError as error:
+        print(type(error).__name__, error)
+print(shoal.get(here.remote(), timeout=20))
+@shoal.remote(resources={"there": 0.1}, num_cpus=0)
+class Keeper:
+    def call(self):
+        return 3
+keeper = Keeper.remote()
+for _ in range(2):
+    try:
+        print(shoal.get(keeper.call.remote(), timeout=20))
+    except shoal.exceptions.ShoalError as error:
+        print(type(error).__name__, error)
+"""
+    )
+    *failed, last, first_call, second_call = printed.splitlines()
+    assert len(failed) == 3
+    for line in failed:
+        assert line.startswith("TaskUnschedulableError")
+        assert "its certificate does not hold: IP address mismatch" in line
+        assert node.address in line
+    assert last == "2"
+    for line in (first_call, second_call):
+        assert line.startswith("ActorUnavailableError")
+        assert "its certificate does not hold: IP address mismatch" in line

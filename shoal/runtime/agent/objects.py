@@ -437,6 +437,8 @@ class Objects:
     def _fail(self, client: Client, n: int, error: Any) -> None:
         if n:
             name = "ObjectLostError" if isinstance(error, ObjectAbsent | TransferError) else type(error).__name__
+            if isinstance(error, TransferError) and error.is_untrusted:
+                name = wire.UNTRUSTED
             client.tell(wire.ANSWER, n, False, [name, str(error)])
 
     def _ask_spare(self) -> None:

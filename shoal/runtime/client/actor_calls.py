@@ -263,6 +263,11 @@ class ActorCalls:
                 if state.address is not None:
                     self._connect(state)
                 return
+            if link is None and (refusal := self._core.refusals.get(address[0])):
+                # It lives, and is not to be trusted: what waits for it would wait until a person has mended that.
+                state.why = f"untrusted: {refusal}"
+                self._lost_incarnation_finally(state)
+                return
             if link is None:
                 self._ask_fate(state)
                 return

@@ -37,6 +37,7 @@ HELPER_QUIET = 5
 """After so many pauses without anybody polling, the helper leads."""
 UNREAD_S = 0.05
 """How long the sockets may go unread while a thread keeps calling and never waits."""
+REFUSALS_MAX = 100
 SWEEP_SHARE = 0.02
 """The largest share of time that looking for dead escaped refs may take."""
 
@@ -67,6 +68,8 @@ class Core:
         self.agent: Link = None  # type: ignore[assignment]  # set by attach
         self.peers: dict[bytes, Link] = {}
         self._dialling: dict[bytes, list[Callable[[Link | None], None]]] = {}
+        self.refusals: dict[bytes, str] = {}
+        """Why somebody answers for a process and never as that process, such as with another's certificate."""
         self.dirty: set[Link] = set()
         self.requests: dict[int, Callable[[bool, Any], None]] = {}
         self.escaped, self.lending = Escaped(), Lending()
@@ -261,10 +264,13 @@ class Core:
     def _dial(self, address: OwnerAddress) -> None:
         process, texts = address
         sock: socket.socket | None = None
+        refusal = ""
         for text in reachable(texts):
             try:
                 sock = blocking.dial_peer(text, process, self.ssl_context, self.authenticator)
-            except (OSError, ShoalError):
+            except (OSError, ShoalError) as error:
+                why = blocking.refusal(error)
+                refusal = f"{text}: {why}" if why else refusal
                 continue
             break
         with self.lock:  # in one piece: whoever gets the link here must hear of its end, which may come at once
@@ -273,6 +279,11 @@ class Core:
                     sock.close()
                 return
             link = None
+            self.refusals.pop(process, None)
+            if sock is None and refusal:
+                if len(self.refusals) >= REFUSALS_MAX:
+                    del self.refusals[next(iter(self.refusals))]
+                self.refusals[process] = refusal
             if sock is not None:
                 link = Link(sock, self.reactor)
                 self._take(link, address)
@@ -619,10 +630,12 @@ class Core:
 
 def named_error(value: Any) -> Exception:
     """Return the error that a failed answer names: `[name, text]`."""
-    from shoal.exceptions import ObjectLostError, by_name
+    from shoal.exceptions import LossReason, ObjectLostError, by_name
 
     name, text = (value[0], value[1]) if isinstance(value, (list, tuple)) and len(value) == 2 else ("", str(value))
-    return ObjectLostError("", None, text) if name == "ObjectLostError" else by_name(name, text)
+    if name in ("ObjectLostError", wire.UNTRUSTED):
+        return ObjectLostError("", LossReason.UNTRUSTED if name == wire.UNTRUSTED else None, text)
+    return by_name(name, text)
 
 
 def raise_closed() -> None:

@@ -190,7 +190,7 @@ class Stored:
             ObjectLostError, ObjectReconstructionFailedError, OwnerDiedError: it cannot.
             GetTimeoutError: it is not here by `end_s`, whether it is under way or made again.
         """
-        from shoal.exceptions import ObjectLostError
+        from shoal.exceptions import LossReason, ObjectLostError
 
         for attempt in range(REBUILDS_MAX + 1):
             with self._core.lock:
@@ -203,6 +203,9 @@ class Stored:
             try:
                 return self.read_place(data, hold, end_s)
             except (ObjectLostError, FileNotFoundError) as error:
+                if isinstance(error, ObjectLostError) and error.reason is LossReason.UNTRUSTED:
+                    error.object_ref_hex = ref.hex()
+                    raise  # a person must mend that; the value is there
                 with self._core.lock:
                     is_elsewhere = ref._ready and ref._data is not data  # it has moved, or been made again, meanwhile
                     is_lost = not is_elsewhere and (attempt == REBUILDS_MAX or not self.rebuild(ref))
@@ -267,11 +270,13 @@ class Stored:
 
     def read_argument(self, data: list[Any], holds: dict[bytes, Hold]) -> Any:
         """Return a stored argument's value; if it is lost, its owner makes it again."""
-        from shoal.exceptions import ObjectLostError
+        from shoal.exceptions import LossReason, ObjectLostError
 
         try:
             return self.read_place(data, holds)
-        except (ObjectLostError, FileNotFoundError):
+        except (ObjectLostError, FileNotFoundError) as error:
+            if isinstance(error, ObjectLostError) and error.reason is LossReason.UNTRUSTED:
+                raise
             place = data[0]
             ref: ObjectRef[Any] = ObjectRef(place[5], place[3], False, 0, None, None, (place[3], tuple(place[4])))
             self._tell_lost(ref, place)

@@ -439,6 +439,8 @@ class Owner:
             if link is None or is_reclaimed:
                 agent.out.append((wire.RETURN, number, link is not None))
                 agent.flush()
+                if link is None and (why := self.core.refusals.get(process)):
+                    self._fail_untrusted(work, 1, why)
                 self.tell_need(work)
                 return
             lease = Lease(number, process, link, work, agent, gpus)
@@ -520,10 +522,12 @@ class Owner:
             return
         for node, addresses, count in places:
             if len(self.leases) < 512:
-                self._with_agent(node, addresses, functools.partial(self._need_there, work, count))
+                self._with_agent(node, addresses, functools.partial(self._need_there, work, count, node))
 
-    def _need_there(self, work: WorkClass, count: int, agent: Link | None) -> None:
+    def _need_there(self, work: WorkClass, count: int, node: str, agent: Link | None) -> None:
         if agent is None:
+            if why := self.core.refusals.get(b"agent:" + node.encode()):
+                self._fail_untrusted(work, count, f"node {node}: {why}")
             return
         if work.key not in agent.known:  # type: ignore[comparison-overlap]
             agent.known.add(work.key)  # type: ignore[arg-type]
@@ -540,6 +544,12 @@ class Owner:
             duration_us = work.duration_us
             agent.out.append((wire.NEED, work.key, count, 0, -1 if duration_us is None else int(duration_us), 0))
         agent.flush()
+
+    def _fail_untrusted(self, work: WorkClass, count: int, why: str) -> None:
+        """Fail what was placed with somebody who cannot prove to be of this cluster: trying again changes nothing."""
+        for _ in range(min(count, len(work.queue))):
+            self.fail(work.queue.popleft(), f"untrusted: {why}", False)
+        self.tell_need(work)
 
     def _with_agent(self, node: str, addresses: list[str], call: Callable[[Link | None], None]) -> None:
         link = self.agents.get(node)

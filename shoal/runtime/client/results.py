@@ -206,5 +206,6 @@ _FAULTS = {
     "cancelled": Fault.CANCELLED,
     "its node died": Fault.NODE_LOST,
     "never": Fault.NEVER_FITS,
+    "untrusted": Fault.UNTRUSTED,
 }
 """How an agent begins to say why."""

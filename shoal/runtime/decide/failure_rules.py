@@ -42,6 +42,8 @@ class Fault(StrEnum):
     """The worker's runtime environment cannot be made."""
     NEVER_FITS = "never-fits"
     """Hard affinity to a dead node."""
+    UNTRUSTED = "untrusted"
+    """Whoever answers for the node or the worker shows a certificate, or a secret, that does not fit."""
     USER_ERROR = "user-error"
     """The function raised something that `retry_exceptions` does not list."""
     USER_RETRY = "user-retry"
@@ -82,6 +84,7 @@ killed           TaskCancelledError           TaskCancelledError           TaskC
 group-removed    TaskPlacementGroupRemoved    TaskPlacementGroupRemoved    TaskPlacementGroupRemoved
 environment      RuntimeEnvSetupError         RuntimeEnvSetupError         RuntimeEnvSetupError
 never-fits       TaskUnschedulableError       TaskUnschedulableError       TaskUnschedulableError
+untrusted        TaskUnschedulableError       TaskUnschedulableError       TaskUnschedulableError
 user-error       TaskError                    TaskError                    TaskError
 user-retry       TaskError                    retry                        TaskError
 """
@@ -102,6 +105,7 @@ killed           ActorDiedError               ActorDiedError
 group-removed    ActorPlacementGroupRemoved   ActorPlacementGroupRemoved
 environment      RuntimeEnvSetupError         RuntimeEnvSetupError
 never-fits       ActorUnschedulableError      ActorUnschedulableError
+untrusted        ActorUnschedulableError      ActorUnschedulableError
 user-error       ActorDiedError               ActorDiedError
 user-retry       ActorDiedError               ActorDiedError
 """

@@ -24,12 +24,13 @@ class TransferError(StoreError):
     """No source could deliver an object whole.
 
     `is_verdict`: every source said that it does not have the object, or is known to be dead; else somebody was only out
-    of reach, which a later attempt may find otherwise.
+    of reach, which a later attempt may find otherwise. `is_untrusted`: somebody answers there and could not prove to be
+    of this cluster, such as with a certificate that does not fit; making the value again would change nothing.
     """
 
-    def __init__(self, text: str, *, is_verdict: bool = False) -> None:
+    def __init__(self, text: str, *, is_verdict: bool = False, is_untrusted: bool = False) -> None:
         super().__init__(text)
-        self.is_verdict = is_verdict
+        self.is_verdict, self.is_untrusted = is_verdict, is_untrusted
 
 
 class BadLayout(StoreError):

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from shoal.foundation.amounts import bytes_shown
 from shoal.foundation.backoff import backoff_s
-from shoal.foundation.errors import AuthenticationError, NoAnswer, ProtocolError, ShoalError
+from shoal.foundation.errors import AuthenticationError, ProtocolError, ShoalError
 from shoal.foundation.ids import PROCESS_ID_BYTES
 from shoal.runtime.store.errors import NoRoom, ObjectStoreFullError, TransferError, no_memory
 from shoal.runtime.store.node import NodeStore
@@ -34,7 +34,7 @@ from shoal.runtime.store.transfer.wire import (
     decode_answer,
     encode_request,
 )
-from shoal.transport import tls
+from shoal.transport import blocking
 
 PULLER = b"pull"
 """The name under which segments for arriving objects are leased."""
@@ -68,6 +68,8 @@ class _Pull:
         """A source was given up because it was out of reach, which says nothing about what it has."""
         self.is_source_full = False
         """A source was given up because it has the object on disk and cannot restore it."""
+        self.is_untrusted = False
+        """A source was given up because whoever answers there is none of ours."""
         self.has_shed = False
         self.is_cancelled = False
         self.done: list[Callable[[ShoalError | None], None]] = []
@@ -336,8 +338,9 @@ class Puller:
         except ObjectStoreFullError as error:
             pull.error = pull.error or error
         except (OSError, EOFError, ProtocolError, AuthenticationError) as error:
-            if final := _final(error):
-                self._strike(pull, source, final, at_most=1)
+            if refusal := blocking.refusal(error):
+                pull.is_untrusted = True
+                self._strike(pull, source, refusal, at_most=1)
             # A kept connection may simply have grown old: that is no fault of its source.
             elif is_fresh or connection is None:
                 self._strike(
@@ -474,14 +477,11 @@ def _without_source(pull: _Pull) -> TransferError | ObjectStoreFullError:
             f"object {pull.object_id.hex()}: the object store of its node is full ({reasons}); drop references you no "
             "longer need, or start that node with a larger `object_store_memory`"
         )
-    return TransferError(f"object {pull.object_id.hex()}: no source left ({reasons})", is_verdict=not pull.is_doubtful)
-
-
-def _final(error: Exception) -> str:
-    """Return why somebody answers at an address and never as a node of ours; empty for what may pass."""
-    if isinstance(error, AuthenticationError) and not isinstance(error, NoAnswer):
-        return str(error)
-    return tls.verdict(error)
+    return TransferError(
+        f"object {pull.object_id.hex()}: no source left ({reasons})",
+        is_verdict=not pull.is_doubtful,
+        is_untrusted=pull.is_untrusted and not pull.is_doubtful,
+    )
 
 
 class _Refused(Exception):
