@@ -90,6 +90,8 @@ class Hands:
         """Tokens that this process wrote down itself and has not called for yet."""
         self.releases: dict[str, ReleaseCall] = {}
         self._cordon_until_s: dict[str, float] = {}
+        self.shut_out_at: dict[str, tuple[int, int]] = {}
+        """By instance: the head's newest word when it agreed to forget it for good."""
         self._head_room = asyncio.Semaphore(HEAD_CALLS_MAX)
         self.launched = 0
         self.head_error = ""
@@ -362,10 +364,13 @@ class Hands:
         self._cordon_until_s[row.drain_order] = now_s + CORDON_TTL_S
 
     async def keep_cordon(self, row: Instance) -> None:
-        """Extend a cordon of which less than half is left, while we know that it never lapsed."""
-        left_s = self._cordon_left_s(row)
-        if CORDON_LEFT_S < left_s < CORDON_TTL_S / 2:
+        """Extend a cordon that is fading."""
+        if self.is_cordon_fading(row):
             await self._cordon(row)
+
+    def is_cordon_fading(self, row: Instance) -> bool:
+        """Say whether less than half is left of a cordon, while we know that it never lapsed."""
+        return CORDON_LEFT_S < self._cordon_left_s(row) < CORDON_TTL_S / 2
 
     def _cordon_left_s(self, row: Instance) -> float:
         return self._cordon_until_s.get(row.drain_order, 0.0) - self._clock.monotonic_s()
@@ -412,10 +417,16 @@ class Hands:
 
     async def shut_out(self, instance_id: str) -> bool:
         """Let the head forget the node and never let it join again: from here it may end at any moment."""
+        heard = self._witnesses.word
         await self._head.forget(instance_id)
         await self._head.bar(instance_id)
+        self.shut_out_at[instance_id] = heard
         self.head_error = ""
         return True
+
+    def is_shut_out(self, instance_id: str) -> bool:
+        """Say whether the head has agreed to forget the instance and has not spoken since."""
+        return self.shut_out_at.get(instance_id) == self._witnesses.word
 
     def call_releases(self) -> None:
         """Call for every machine of a `releasing` instance that no call is under way for and that is due again."""

@@ -105,6 +105,11 @@ class Witnesses:
         """Take a provider's newest offers and quotas."""
         self.markets[provider], self.market_s[provider] = market, began_s
 
+    @property
+    def word(self) -> tuple[int, int]:
+        """Epoch and version of the head's newest word."""
+        return (self.work.epoch, self.work.version) if self.work is not None else (0, 0)
+
     def in_contact(self, instance_id: str) -> bool:
         """Say whether the instance's agent talks to the head, as far as the head knows."""
         node = self.nodes.get(instance_id)
@@ -119,8 +124,8 @@ class Witnesses:
         if self.work is None:
             return
         # A ready row has nothing to hear from its node: only the few others are looked at, in the head's order.
-        named = ledger.moving.keys() | (self.nodes.keys() & ledger.closed.keys())
-        for name in [name for name in self.nodes if name in named] if named else ():
+        named = (ledger.moving.keys() & self.nodes.keys()) | (self.nodes.keys() & ledger.closed.keys())
+        for name in [name for name in self.nodes if name in named] if len(named) > 1 else tuple(named):
             row, node = ledger.instance(name), self.nodes[name]
             if row is None or node.is_missing:
                 continue
@@ -136,8 +141,10 @@ class Witnesses:
                 yield Seen(instance_id=name, fact=Fact.JOINED, cause="its agent joined", node=node)
         if self.is_settling():
             return
-        silent = ledger.instances.keys() - self.nodes.keys()
-        for row in [ledger.instances[name] for name in ledger.instances if name in silent] if silent else ():
+        silent = {
+            name for name in ledger.instances.keys() - self.nodes.keys() if ledger.instances[name].state in _IN_SERVICE
+        }
+        for row in [row for name, row in ledger.instances.items() if name in silent] if silent else ():
             if row.state in _IN_SERVICE:
                 yield Seen(instance_id=row.instance_id, fact=Fact.SILENT, cause="the head lost its node")
 
@@ -153,11 +160,25 @@ class Witnesses:
         seen: list[Seen] = []
         here: set[str] = set()
         extras: dict[str, Machine] = {}
+        instances, known, in_doubt = ledger.instances, ledger.machines, self._halted | self._notices.keys()
+        is_ready, is_running = State.READY, Phase.RUNNING
         for machine in _known_first(listing.machines, ledger):
+            name = machine.instance_id
+            row = instances.get(name)
+            if (
+                row is not None
+                and row.state is is_ready
+                and machine.phase is is_running
+                and machine.notice is None
+                and machine.token in ("", row.token)
+                and (before := known.get(machine.name)) is not None
+                and before.machine_id == machine.machine_id == row.machine_id
+                and name not in here
+                and name not in in_doubt
+            ):
+                here.add(name)
+                continue  # a ready row's machine, listed just as before: nothing to write down
             row = owner_of(machine, ledger)
-            if row is not None and row.instance_id not in here and self._is_old_news(machine, row, ledger):
-                here.add(row.instance_id)
-                continue
             if row is None or row.instance_id in here:
                 extras[machine.name] = machine
                 continue
@@ -187,19 +208,6 @@ class Witnesses:
             for name in here:
                 self._missing_since_s.pop(name, None)
         return seen
-
-    def _is_old_news(self, machine: Machine, row: Instance, ledger: Ledger) -> bool:
-        """Say whether the machine of a ready row is listed just as before: there is nothing to write down."""
-        known = ledger.machines.get(machine.name)
-        return (
-            row.state is State.READY
-            and machine.phase is Phase.RUNNING
-            and machine.notice is None
-            and known is not None
-            and known.machine_id == machine.machine_id == row.machine_id
-            and row.instance_id not in self._halted
-            and row.instance_id not in self._notices
-        )
 
     def _refusals(self, listing: Listing, ledger: Ledger, here: set[str]) -> Iterator[Seen]:
         for refusal in listing.refusals:

@@ -51,6 +51,7 @@ class Tender:
         """Do everything once."""
         ended, self._reconciler.ended = self._reconciler.ended, []
         for row in ended:
+            self._hands.shut_out_at.pop(row.instance_id, None)
             if row.instance_id in self._witnesses.nodes:
                 await self._hands.guarded(row.instance_id, self._forget(row.instance_id))
         self._hands.call_releases()
@@ -77,8 +78,9 @@ class Tender:
                 if now_s - row.since_s > RESEND_S:
                     yield self._hands.guarded(name, self._resend(name))
             elif row.state in (State.DRAINING, State.DRAINED):
-                yield self._hands.guarded(name, self._keep(name))
-            elif row.state is State.RELEASING:
+                if self._hands.is_cordon_fading(row):
+                    yield self._hands.guarded(name, self._keep(name))
+            elif row.state is State.RELEASING and not self._hands.is_shut_out(name):
                 yield self._hands.guarded(name, self._hands.shut_out(name))
         for node in self._witnesses.cordoned:
             name = node.instance_id

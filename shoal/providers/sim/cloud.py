@@ -73,6 +73,8 @@ class SimMachine(msgspec.Struct, kw_only=True):
     price_usd_per_h: float = 0.0
     billed_from_s: float = 0.0
     billed_usd: float = 0.0
+    face: Machine | None = None
+    """How it was listed last: of many machines few change from one listing to the next, but for their age."""
 
     @property
     def instance_id(self) -> str:
@@ -453,11 +455,19 @@ class SimCloud:
         tally.usd_per_h = tally.usd_per_h + usd_per_h if tally.count else 0.0
 
     def _as_listed(self, machine: SimMachine, now_s: float) -> Machine:
+        face = machine.face
+        if (
+            face is not None
+            and face.phase is machine.phase
+            and face.is_billed is (machine.deleted_s is None)
+            and machine.notice_s is None
+        ):
+            return msgspec.structs.replace(face, age_s=now_s - machine.created_s)
         request = machine.request
         notice = None
         if machine.notice_s is not None:
             notice = MachineNotice(what="interruption", deadline_s=max(0.0, machine.notice_s - now_s))
-        return Machine(
+        machine.face = face = Machine(
             name=machine.name,
             machine_id=machine.machine_id,
             token=machine.token,
@@ -473,6 +483,7 @@ class SimCloud:
             age_s=now_s - machine.created_s,
             notice=notice,
         )
+        return face
 
     def _later(self, delay_s: float, deed: Callable[..., Any], *args: Any) -> None:
         """Let something happen after a time, unless the cloud is closed before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sqlite3
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from shoal.model.instance import State
 from shoal.model.launch import Answer
 from shoal.model.plan import Buy, Plan
 from shoal.model.policy import NodeType
+from shoal.model.snapshot import Work
 from shoal.providers.sim.faults import CALM, Faults
 from shoal.testing import builders, sim_time
 from shoal.testing.world import World
@@ -278,6 +280,33 @@ async def test_an_instance_that_is_released_cannot_join_again() -> None:
     await world.run_until(lambda: bool(_moves(world, "drained", "release")), within_s=120)
     (machine,) = world.machines()
     assert not world.head.join(machine.instance_id, "s2", machine.resources)
+
+
+@virtual
+async def test_the_head_is_asked_to_forget_a_node_again_only_where_a_newer_word_still_shows_it() -> None:
+    world = await grown(World(1, policy=small(idle_timeout_s=5.0), report_every_s=20.0), 3)
+    asked: Counter[tuple[str, int]] = Counter()
+    real, lost = world.head.forget, set[str]()
+
+    async def forget(instance_id: str) -> None:
+        asked[instance_id, heard[0]] += 1
+        if instance_id in lost:
+            await real(instance_id)
+        lost.add(instance_id)  # the first call has no effect
+
+    world.cloud.faults = Faults(throttle=1.0)  # the machines stay, so that nothing but this ends their nodes
+    words, heard = world.head.work, [0]
+
+    def work() -> Work:
+        word = words()
+        heard[0] = word.version
+        return word
+
+    world.head.work, world.head.forget = work, forget  # type: ignore[method-assign]
+    await world.run_until(lambda: not world.head.nodes, within_s=400)
+
+    assert len({name for name, _ in asked}) == 3 and not world.violations
+    assert max(asked.values()) == 1, "the head has agreed; a newer word will tell"
 
 
 @virtual

@@ -7,11 +7,11 @@ import pytest
 
 from shoal.autoscaler.act.ledger import Ledger
 from shoal.autoscaler.act.observe import Witnesses, owner_of, snapshot
-from shoal.autoscaler.act.rows import Attempt, HealthRow
+from shoal.autoscaler.act.rows import Attempt, HealthRow, MachineRow
 from shoal.foundation.errors import CapacityError
 from shoal.model.demand import Bundle, Standing
 from shoal.model.instance import Fact, State
-from shoal.model.launch import Listing, Machine, Phase, Refusal
+from shoal.model.launch import Listing, Machine, MachineNotice, Phase, Refusal
 from shoal.model.offer import Market, Quota
 from shoal.model.snapshot import Work
 from shoal.providers.protocol import Traits
@@ -163,6 +163,22 @@ def test_a_second_machine_of_one_intent_is_an_extra() -> None:
     assert list(stage.seen.extras) == ["m2"]
     stage.listed(31.0, machine(), machine(name="m2", machine_id="m2"))
     assert stage.seen.extras["m2"].sightings == 2
+
+
+def test_a_ready_machine_is_a_fact_again_only_when_it_is_listed_otherwise_than_before() -> None:
+    stage = Stage(State.READY, machine_id="m1")
+    row = MachineRow(name="m1", instance_id=NAME, provider="sim", machine_id="m1", token="t")
+    with stage.ledger.changing() as change:
+        change.put(row)
+    warned = machine(notice=MachineNotice(what="interruption", deadline_s=60.0))
+
+    assert stage.listed(20.0, machine()) == stage.listed(21.0, machine(age_s=5.0)) == []
+    assert stage.listed(22.0, warned) == [Fact.LISTED] and stage.seen.notice_of(NAME) == warned
+    assert stage.listed(23.0, machine()) == [Fact.LISTED] and stage.seen.notice_of(NAME) is None
+    assert stage.listed(24.0, machine(phase=Phase.HALTED)) == [Fact.HALTED] and stage.seen.is_halted(NAME)
+    assert stage.listed(25.0, machine()) == [Fact.LISTED] and not stage.seen.is_halted(NAME)
+    assert stage.listed(26.0, machine(machine_id="m9")) == [Fact.LISTED], "the name was given to another machine"
+    assert stage.listed(27.0, machine(token="another")) == [] and list(stage.seen.extras) == ["m1"]
 
 
 def test_a_machine_is_known_by_its_tag_or_by_token_and_index() -> None:
