@@ -115,6 +115,25 @@ def test_a_files_own_resources_and_prices_hold_beside_what_the_tables_know(run: 
     assert any(note.endswith("are the cluster file's own") for note in said["notes"])
 
 
+def test_a_type_without_offers_is_told_why(run: Run, files: tuple[Path, Path]) -> None:
+    cluster, demand = files
+    says = {
+        "provider: {type: aws, region: us-west-2}": "`shoal prices refresh --provider aws --region us-west-2`",
+        "provider: {type: ssh, head_ip: h, worker_ips: [a]}": "write `resources: {CPU: ...}` to plan with it",
+    }
+    for provider, said in says.items():
+        kinds = "gpu: {machine_types: 'gpu: 1 x L4', max_workers: 2}" if "aws" in provider else "w: {max_workers: 1}"
+        cluster.write_text(
+            f"cluster_name: c\n{provider}\nhead_node_type: h\navailable_node_types:\n"
+            f"  h: {{{'node_config: {InstanceType: m5.large}' if 'aws' in provider else ''}}}\n  {kinds}\n"
+        )
+
+        code, _, err = run("plan", cluster, "--demand", demand)
+
+        assert code == 1
+        assert said in err
+
+
 def test_a_process_of_its_own_writes_json_to_stdout_and_nothing_else(files: tuple[Path, Path], tmp_path: Path) -> None:
     """Solvers print from C, which no captured `sys.stdout` shows."""
     cluster, demand = files

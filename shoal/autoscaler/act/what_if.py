@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from shoal.autoscaler.decide.planner import improve
+from shoal.autoscaler.decide.unmet import NEVER
 from shoal.config.demand_csv import LABEL_ACCELERATOR, DemandRow, class_shape, demand_of
 from shoal.foundation.amounts import UNIT, Amounts, shown, times
 from shoal.foundation.errors import BadInput
@@ -221,8 +222,10 @@ def words(said: dict[str, Any]) -> list[str]:
     lines = [total, *said["notes"]]
     lines += [f"{step['step']} {step['id']}: {step['why']}" for step in said["other_steps"]]
     for one in said["unmet"]:
-        lines.append(f"unmet: {one['count']} x {one['demand']} ({one['shape']}): {one['verdict']}: {one['why']}")
-        reasons = one["reasons"]
+        shape = f" ({one['shape']})" if one["kind"] != "min_workers" else " of `min_workers`"
+        lines.append(f"unmet: {one['count']} x {one['demand']}{shape}: {one['verdict']}: {one['why']}")
+        # What is in the way of offers that are large enough says more than those that never are.
+        reasons = sorted(one["reasons"], key=lambda reason: reason["word"] in NEVER)
         lines += [f"  {reason['offer']}: {reason['word']} {reason['detail']}".rstrip() for reason in reasons[:5]]
         if len(reasons) > 5:
             lines.append(f"  and {len(reasons) - 5} more offers; `--format json` lists them")

@@ -53,6 +53,8 @@ class Lack(msgspec.Struct, kw_only=True):
     jobs: tuple[str, ...] = ()
     topology: str = ""
     parts: tuple[Bundle, ...] = ()
+    room: Room | None = None
+    """The room in which it failed, for what is served as a whole or not at all; None: what the plan leaves."""
 
 
 class Draft:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from shoal.autoscaler.decide.buying import Market, Want, first_basket
 from shoal.autoscaler.decide.draft import WORK, Draft, Lack, ShapeKey
+from shoal.autoscaler.decide.room import Room
 from shoal.autoscaler.decide.stands import Rank, Stand
 from shoal.autoscaler.decide.wares import Ware
 from shoal.foundation.amounts import shape_key, total
@@ -53,12 +54,13 @@ def _place_gang(draft: Draft, gang: Gang) -> bool:
             draft.put(by_spot[spot_id], gang.gang_id, bundle.amounts, 1)
         return True
     if gang.strategy is Strategy.STRICT_PACK:
-        done = _buy_on_one(draft, gang)
+        failed = _buy_on_one(draft, gang)
     elif gang.strategy is Strategy.STRICT_SPREAD:
-        done = _buy_on_each(draft, gang, usable)
+        failed = _buy_on_each(draft, gang, usable)
     else:
-        done = _buy_anyhow(draft, gang, usable)
-    if not done:
+        failed = _buy_anyhow(draft, gang, usable)
+    if failed is not None:
+        failed.whose = "this plan and the gang"
         # What it holds already stays reserved until the hold ends.
         for stand in usable:
             if stand.held_for == gang.gang_id:
@@ -73,9 +75,10 @@ def _place_gang(draft: Draft, gang: Gang) -> bool:
                 topology=gang.topology,
                 parts=((_on_one_machine(gang),) if gang.strategy is Strategy.STRICT_PACK else tuple(gang.bundles)),
                 why=f"gang of {len(gang.bundles)} ({gang.strategy}) starts together or not at all",
+                room=failed,
             )
         )
-    return done
+    return failed is None
 
 
 def _keep_gang_where_planned(draft: Draft, gang: Gang, usable: Sequence[Stand]) -> bool:
@@ -111,21 +114,23 @@ def _keep_gang_where_planned(draft: Draft, gang: Gang, usable: Sequence[Stand]) 
     return True
 
 
-def _buy_on_one(draft: Draft, gang: Gang) -> bool:
+def _buy_on_one(draft: Draft, gang: Gang) -> Room | None:
+    """Buy one machine for all of the gang; None, or the room in which there is none."""
     needs = total(bundle.amounts for bundle in gang.bundles)
     ware = draft.cheapest(needs, [bundle.selector for bundle in gang.bundles], gang.topology, draft.room)
     if ware is None:
-        return False
+        return draft.room.copy()
     draft.room.take(ware, 1)
     stand = draft.add(ware, gang.gang_id)
     for bundle in gang.bundles:
         draft.put(stand, gang.gang_id, bundle.amounts, 1)
-    return True
+    return None
 
 
-def _buy_on_each(draft: Draft, gang: Gang, usable: Sequence[Stand]) -> bool:
+def _buy_on_each(draft: Draft, gang: Gang, usable: Sequence[Stand]) -> Room | None:
     """Buy a machine of its own for each bundle that finds no place on a different one of those there.
 
+    Returns None, or the room that is left when a bundle finds no machine.
     Which bundles stay on what is there: greedily by what their own machine would cost. The sets of bundles
     that can be matched form a matroid, so the greedy choice is the best one.
     """
@@ -150,7 +155,7 @@ def _buy_on_each(draft: Draft, gang: Gang, usable: Sequence[Stand]) -> bool:
     for one in to_buy:
         ware = draft.cheapest(gang.bundles[one].amounts, [gang.bundles[one].selector], gang.topology, room)
         if ware is None:
-            return False
+            return room
         room.take(ware, 1)
         picked.append((one, ware))
     draft.room = room
@@ -159,11 +164,14 @@ def _buy_on_each(draft: Draft, gang: Gang, usable: Sequence[Stand]) -> bool:
         draft.put(by_spot[spot_id], gang.gang_id, gang.bundles[one].amounts, 1)
     for one, ware in picked:
         draft.put(draft.add(ware, gang.gang_id), gang.gang_id, gang.bundles[one].amounts, 1)
-    return True
+    return None
 
 
-def _buy_anyhow(draft: Draft, gang: Gang, usable: Sequence[Stand]) -> bool:
-    """PACK and SPREAD bind only softly: fill what is there, buy the cheapest machines for the rest."""
+def _buy_anyhow(draft: Draft, gang: Gang, usable: Sequence[Stand]) -> Room | None:
+    """PACK and SPREAD bind only softly: fill what is there, buy the cheapest machines for the rest.
+
+    Returns None, or the room after as much as could be bought.
+    """
     counts: dict[ShapeKey, int] = {}
     shapes: dict[ShapeKey, Bundle] = {}
     for bundle in gang.bundles:
@@ -198,7 +206,7 @@ def _buy_anyhow(draft: Draft, gang: Gang, usable: Sequence[Stand]) -> bool:
             )
     basket = first_basket(Market(wants, draft.wares), [want.count for want in wants], draft.room)
     if any(basket.left):
-        return False
+        return basket.room
     draft.room = basket.room
     for at, bundle, count in put:
         draft.put(usable[at], gang.gang_id, bundle.amounts, count)
@@ -207,7 +215,7 @@ def _buy_anyhow(draft: Draft, gang: Gang, usable: Sequence[Stand]) -> bool:
             stand = draft.add(item.ware, gang.gang_id)
             for number, count in item.content:
                 draft.put(stand, gang.gang_id, wants[number].amounts, count)
-    return True
+    return None
 
 
 def _roomy(usable: Sequence[Stand], gang: Gang) -> list[Stand]:

@@ -42,6 +42,8 @@ class Room:
         self._added: Counter[str] = Counter()
         """What the plan itself adds, by node type."""
         self._added_offers: Counter[OfferKey] = Counter()
+        self.whose = "this plan"
+        """Who adds what is counted down, in the words of reasons."""
         for kind in policy.node_types:
             self._type_left[kind.name] = kind.max_workers - by_type[kind.name]
             if policy.upscaling_speed is not None:
@@ -131,14 +133,20 @@ class Room:
         """Say how a limit on machines is used up, by what is there and by this plan; `` is all node types."""
         if node_type in self._slowed:
             added = self._added[node_type] if node_type else self._added.total()
-            return self._slowed[node_type] + (f", and this plan adds {added}" if added else "")
+            return self._slowed[node_type] + (f", {added} come with {self.whose}" if added else "")
         if not node_type:
-            return _filled("max_workers", self._policy.max_workers, self._workers, self._added.total())
+            return self._filled("max_workers", self._policy.max_workers, self._workers, self._added.total())
         kind = self._policy.node_type(node_type)
         if kind is None:
             return f"no node type `{node_type}`"
         added = self._added[node_type]
-        return _filled(f"max_workers of `{node_type}`", kind.max_workers, self._there[node_type] + added, added)
+        return self._filled(f"max_workers of `{node_type}`", kind.max_workers, self._there[node_type] + added, added)
+
+    def _filled(self, limit: str, most: int, now: int, added: int) -> str:
+        """Say that `now` machines, `added` of them by the plan, use a limit up."""
+        if not added:
+            return f"{limit} is {most} and {now} are there"
+        return f"{limit} is {most}: {now - added} are there and {added} come with {self.whose}"
 
     def _spot_detail(self) -> str:
         return f"spot_share_most is {self._policy.spot_share_most:g}"
@@ -146,7 +154,7 @@ class Room:
     def _offer_detail(self, key: OfferKey) -> str:
         left, added = self._offer_left[key], self._added_offers[key]
         return (
-            f"the provider has {left + added} of it, and this plan takes {added}"
+            f"the provider has {left + added} of it, and {added} go to {self.whose}"
             if added
             else f"the provider has {left} more of it"
         )
@@ -158,17 +166,17 @@ class Room:
             if _covers(quota, key)
         )
         said = f"{quota.name}: {max(0, rest)} left of {quota.limit}"
-        return said + (f" after the {added} of this plan" if added else "")
+        return said + (f" after {added} for {self.whose}" if added else "")
 
     def _hour_detail(self, ware: Ware, most_micro: int) -> str:
-        added = f" with the ${self._added_micro / MICRO:.4g}/h of this plan" if self._added_micro else ""
+        added = f" with the ${self._added_micro / MICRO:.4g}/h of {self.whose}" if self._added_micro else ""
         return (
             f"${self.committed_micro / MICRO:.4g}/h of ${most_micro / MICRO:.4g}/h are committed{added}, "
             f"one costs ${(ware.price_micro or 0) / MICRO:.4g}/h"
         )
 
     def _total_detail(self, most_micro: int) -> str:
-        added = ", with what this plan buys," if self._added_micro else ""
+        added = f", with {self.whose}," if self._added_micro else ""
         return (
             f"${self._spent_micro / MICRO:.4g} of ${most_micro / MICRO:.4g} are spent and "
             f"{self._reserve_s:.0f} s of what runs{added} must still be paid"
@@ -274,13 +282,6 @@ def is_mass_loss(snapshot: Snapshot) -> bool:
 def weight_of(quota: Quota, machine_type: str) -> int:
     """Return what one machine of the type takes of the quota; 0: nothing."""
     return quota.weights.get(machine_type, 0)
-
-
-def _filled(limit: str, most: int, now: int, added: int) -> str:
-    """Say that `now` machines, `added` of them by this plan, use a limit up."""
-    if not added:
-        return f"{limit} is {most} and {now} are there"
-    return f"{limit} is {most}: {now - added} are there and this plan adds {added}"
 
 
 def _probe_detail(scope: str) -> str:

@@ -14,7 +14,7 @@ from shoal.autoscaler.decide.buying import Want, admits
 from shoal.autoscaler.decide.draft import Draft, Lack
 from shoal.autoscaler.decide.room import Room
 from shoal.autoscaler.decide.wares import Ware, offers_for
-from shoal.foundation.amounts import Amounts, quantities, shown
+from shoal.foundation.amounts import Amounts, shown
 from shoal.model.demand import Bundle, Selector
 from shoal.model.plan import OfferReason, Unmet, Verdict
 from shoal.placement import selectors
@@ -26,7 +26,11 @@ NEVER = frozenset({"too-small", "label", "arch"})
 
 
 def unmet(draft: Draft, lack: Lack, room: Room) -> Unmet:
-    """Return the answer to one demand that no step serves, with its reasons as of the room the plan leaves."""
+    """Return the answer to one demand that no step serves.
+
+    Its reasons are as of the room that the plan leaves; those of a gang as of the room in which it failed.
+    """
+    room = lack.room or room
     parts = lack.parts or (Bundle(amounts=lack.amounts, selector=lack.selector),)
     if lack.verdict is Verdict.DEFERRED:
         return _answer(lack, Verdict.DEFERRED, lack.why, ())
@@ -34,17 +38,19 @@ def unmet(draft: Draft, lack: Lack, room: Room) -> Unmet:
         reasons = _collapsed([_ware_reason(ware, room) for ware in draft.wares if ware.node_type.name == lack.demand])
         verdict = Verdict.BLOCKED if reasons else Verdict.INFEASIBLE
         return _answer(lack, verdict, lack.why, reasons)
-    worst: tuple[Verdict, list[tuple[Ware, str, str]], list[OfferReason], Bundle] | None = None
+    worst: tuple[int, Verdict, list[tuple[Ware, str, str]], list[OfferReason], Bundle] | None = None
     for part in _distinct(parts):
         want = Want(key=lack.demand, amounts=part.amounts, selector=part.selector, count=1, topology=lack.topology)
         found = [(ware, *why_not(want, ware, room)) for ware in draft.wares]
         nodes = _full_nodes(draft, part)
         can = nodes or any(word not in NEVER and not _is_closed(ware) for ware, word, _ in found)
         verdict = Verdict.BLOCKED if can else Verdict.INFEASIBLE
-        if worst is None or (verdict is Verdict.INFEASIBLE and worst[0] is not Verdict.INFEASIBLE):
-            worst = (verdict, found, nodes, part)
+        # Of a gang, the member that can never be held speaks first, then one that finds nothing now.
+        ease = 2 if any(word == "price-dominated" for _, word, _ in found) else 1
+        if worst is None or (ease := ease if can else 0) < worst[0]:
+            worst = (ease if can else 0, verdict, found, nodes, part)
     assert worst is not None, "there is at least one part"
-    verdict, found, nodes, part = worst
+    _, verdict, found, nodes, part = worst
     reasons = (*nodes, *_collapsed([*found, *_other_arches(draft, part)]))
     why = _sentence(lack, verdict, part, found, nodes)
     return _answer(lack, verdict, why, reasons)
@@ -197,8 +203,13 @@ def _nearest(amounts: Amounts, found: Sequence[tuple[Ware, str, str]]) -> str:
     for name in sorted(amounts):
         most = max(ware.resources.get(name, 0) for ware, _, _ in found)
         if most < amounts[name]:
-            return f" (most {name}: {quantities({name: most})[name]:g})" if most else f" (none has {name})"
+            return f" (most {name}: {_size(name, most)})" if most else f" (none has {name})"
     return ""
+
+
+def _size(name: str, amount: int) -> str:
+    """Return an amount as people write it, without its name where that would stand twice."""
+    return shown({name: amount}).removesuffix(f" {name}")
 
 
 def _distinct(parts: Sequence[Bundle]) -> list[Bundle]:

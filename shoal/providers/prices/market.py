@@ -59,10 +59,7 @@ def market(policy: Policy, uses: Sequence[ProviderUse], catalogue: Catalogue, *,
         else:
             own = catalogue.offers_for(plain, cloud=cloud, arch=arch)
         if not own:
-            why = f"nothing that `{kind.provider}` sells suits it"
-            if cloud in CLOUDS and not kind.machine_types and kind.need is None:
-                why = "the file does not name its machine type; write `machine_types` beside the template"
-            said.append(f"node type `{kind.name}` has no offers: {why}")
+            said.append(f"node type `{kind.name}` has no offers: {_why_none(kind, cloud, catalogue)}")
         for offer in own:
             there = found.get(offer.key)
             is_named = offer.is_named or (there is not None and there.is_named)
@@ -75,6 +72,23 @@ def market(policy: Policy, uses: Sequence[ProviderUse], catalogue: Catalogue, *,
         said.append(f"{own_prices} price{'s are' if own_prices > 1 else ' is'} the cluster file's own")
     at_list = [offer for offer in offers if offer.key in listed]
     return Stall(offers=offers, notes=(*said, *catalogue.notes(at_list, clouds)))
+
+
+def _why_none(kind: NodeType, cloud: str, catalogue: Catalogue) -> str:
+    """Return why nothing is known that a node type could buy, and what to write."""
+    if cloud not in CLOUDS:
+        if kind.resources:
+            return f"nothing that `{kind.provider}` sells suits it"
+        return "its size is known only once a node has joined; write `resources: {CPU: ...}` to plan with it"
+    if not kind.machine_types and kind.need is None:
+        return "the file does not name its machine type; write `machine_types` beside the template"
+    for region in kind.regions:
+        if not any(catalogue.types(cloud, region, market) for market in kind.markets):
+            return (
+                f"no list prices of {cloud}/{region} are known; `shoal prices refresh --provider {cloud} "
+                f"--region {region}` asks the cloud's public list"
+            )
+    return f"nothing that `{kind.provider}` sells suits it"
 
 
 def _simulated(kind: NodeType, use: ProviderUse | None, catalogue: Catalogue, beside: Path | None) -> tuple[Offer, ...]:

@@ -12,7 +12,7 @@ from shoal.autoscaler.decide.planner import improve
 from shoal.model.demand import Selector, Strategy
 from shoal.model.instance import State
 from shoal.model.offer import OfferHealth, OfferKey, Quota
-from shoal.model.plan import Buy, Drain, Plan, Release
+from shoal.model.plan import Buy, Drain, Plan, Release, Verdict
 from shoal.model.policy import Budget, MachineNeed, Policy
 from shoal.model.snapshot import Recent, Snapshot
 
@@ -74,26 +74,30 @@ def test_each_reason_is_named_by_its_word(
 @pytest.mark.parametrize(
     ("how", "fields", "said"),
     [
-        (policy(kind("small", max_workers=9), max_workers=2), {}, "max_workers is 2: 0 are there and this plan adds 2"),
+        (
+            policy(kind("small", max_workers=9), max_workers=2),
+            {},
+            "max_workers is 2: 0 are there and 2 come with this plan",
+        ),
         (
             policy(kind("small", max_workers=2)),
             {"instances": (instance(1),)},
-            "max_workers of `small` is 2: 1 are there and this plan adds 1",
+            "max_workers of `small` is 2: 1 are there and 1 come with this plan",
         ),
         (
             policy(kind("small"), upscaling_speed=1.0),
             {},
-            "upscaling_speed is 1 and 0 of `small` are on their way, and this plan adds 5",
+            "upscaling_speed is 1 and 0 of `small` are on their way, 5 come with this plan",
         ),
         (
             policy(kind("small")),
             {"offers": (offer("small", 4, 0.1, limit=2),)},
-            "the provider has 2 of it, and this plan takes 2",
+            "the provider has 2 of it, and 2 go to this plan",
         ),
         (
             policy(kind("small")),
             {"quotas": (Quota(name="vCPU", provider="sim", region="r1", limit=9, used=1, weights={"small": 4}),)},
-            "vCPU: 0 left of 9 after the 8 of this plan",
+            "vCPU: 0 left of 9 after 8 for this plan",
         ),
         (
             policy(kind("small"), budget=Budget(usd_per_hour_max=0.25)),
@@ -103,7 +107,7 @@ def test_each_reason_is_named_by_its_word(
         (
             policy(kind("small"), budget=Budget(usd_total_max=0.04)),
             {},
-            "$0 of $0.04 are spent and 600 s of what runs, with what this plan buys, must still be paid",
+            "$0 of $0.04 are spent and 600 s of what runs, with this plan, must still be paid",
         ),
     ],
 )
@@ -116,6 +120,28 @@ def test_a_limit_that_the_plan_itself_fills_says_how_much_of_it_is_the_plans(
     (reason,) = [one for one in plan.unmet[0].reasons if one.word != "full" or "provider" in one.detail]
     assert reason.detail == said
     assert said in plan.unmet[0].why
+
+
+@pytest.mark.parametrize("strategy", [Strategy.STRICT_SPREAD, Strategy.PACK])
+def test_a_gangs_reason_is_what_stopped_it_and_not_what_the_rest_of_the_plan_uses_up(strategy: Strategy) -> None:
+    """Raising the cluster's limit, which the other work fills, would not help it."""
+    how = policy(kind("small"), kind("large", max_workers=2), max_workers=20)
+    what = snapshot(offers=(SMALL, LARGE), classes=(demand("a", 4, 80),), gangs=(gang("g", [1, 9, 9, 9, 9], strategy),))
+
+    plan = first(what, how)
+
+    (lack,) = [one for one in plan.unmet if one.kind == "gang"]
+    assert bought(plan)["small"] + bought(plan).get("large", 0) == 20
+    assert lack.verdict is Verdict.BLOCKED
+    assert lack.why.endswith("max_workers of `large` is 2: 0 are there and 2 come with this plan and the gang")
+    assert [reason.word for reason in lack.reasons] == ["too-small", "limit"]
+
+
+def test_the_most_that_machines_have_is_told_as_people_write_it() -> None:
+    offers = (offer("small", 4, 0.1, memory=2 * 2**30),)
+    what = snapshot(offers=offers, classes=(demand("a", 1, resources={"memory": 16 * 2**30}),))
+
+    assert "(most memory: 2 GiB)" in first(what, policy(kind("small"))).unmet[0].why
 
 
 def test_money_that_is_too_short_for_the_first_choice_goes_where_it_serves_more() -> None:

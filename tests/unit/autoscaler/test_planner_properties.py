@@ -16,7 +16,7 @@ from shoal.foundation.amounts import minus, times
 from shoal.model.demand import Bundle, Selector, Standing, Strategy
 from shoal.model.instance import Instance, State
 from shoal.model.node import Node
-from shoal.model.offer import OfferHealth, Quota
+from shoal.model.offer import ON_DEMAND, SPOT, OfferHealth, Quota
 from shoal.model.plan import Buy, Drain, Forget, Plan, Release, Undrain
 from shoal.model.policy import Budget, Policy
 from shoal.model.snapshot import Hold, Snapshot
@@ -30,11 +30,13 @@ chances = st.sampled_from([True, False])
 
 @st.composite
 def selectors(draw: st.DrawFn) -> Selector:
-    match draw(st.integers(0, 5)):
+    match draw(st.integers(0, 6)):
         case 0:
             return Selector(hard={"ray.io/availability-zone": draw(st.sampled_from(["z1", "!z1", "z3"]))})
         case 1:
             return Selector(hard={"disk": "ssd"})
+        case 2:
+            return Selector(hard={"ray.io/market-type": draw(st.sampled_from(["on-demand", "spot"]))})
         case _:
             return Selector()
 
@@ -48,12 +50,14 @@ def clusters(draw: st.DrawFn) -> tuple[Snapshot, Policy]:
             SIZES[name][0],
             draw(st.sampled_from([SIZES[name][1], SIZES[name][1] * 0.6, None])),
             zone=zone,
+            market=market,
             limit=draw(st.sampled_from([None, None, 0, 2])),
             is_named=draw(chances),
             **({"GPU": 1} if draw(st.integers(0, 4)) == 0 else {}),
         )
         for name in names
         for zone in draw(st.lists(st.sampled_from(ZONES), min_size=1, max_size=2, unique=True))
+        for market in draw(st.sampled_from([(ON_DEMAND,), (ON_DEMAND,), (ON_DEMAND, SPOT), (SPOT,)]))
     ]
     kinds = [
         kind(
@@ -61,6 +65,7 @@ def clusters(draw: st.DrawFn) -> tuple[Snapshot, Policy]:
             max_workers=draw(st.integers(0, 12)),
             min_workers=draw(st.sampled_from([0, 0, 1, 2])),
             labels={"disk": "ssd"} if draw(chances) else {},
+            markets=draw(st.sampled_from([(ON_DEMAND,), (ON_DEMAND, SPOT), (SPOT,)])),
         )
         for name in names
     ]
@@ -73,7 +78,7 @@ def clusters(draw: st.DrawFn) -> tuple[Snapshot, Policy]:
             usd_total_max=draw(st.sampled_from([None, None, 1.0])),
         ),
         upscaling_speed=draw(st.sampled_from([None, None, 1.0])),
-        spot_share_most=1.0,
+        spot_share_most=draw(st.sampled_from([1.0, 1.0, 0.5, 0.0])),
     )
     classes = tuple(
         demand(
@@ -332,9 +337,59 @@ def test_constant_demand_never_makes_the_cluster_swing(shapes: list[tuple[float,
     assert not any(isinstance(step, Buy) for step in plan.steps)
 
 
+@settings(many, max_examples=60)
+@given(clusters())
+def test_nothing_swings_where_nothing_changes(cluster: tuple[Snapshot, Policy]) -> None:
+    """With limits, budgets, labels, gangs, spot and standing requests: what waits stays the same, so all comes to rest.
+
+    Rounds are five minutes apart; placed work runs for ever. No type that was drained is bought again, and in the end
+    nothing is done any more.
+    """
+    what, how = cluster
+    what, how = calm(what), msgspec.structs.replace(how, upscaling_speed=None)
+    drained: set[str] = set()
+    for turn in range(12):
+        plan = plans(what, how, 2)[-1]
+        assert mistakes(plan, what, how) == []
+        types = {row.instance_id: row.node_type for row in what.instances}
+        bought = {step.node_type for step in plan.steps if isinstance(step, Buy)}
+        assert not bought & drained, f"round {turn}"
+        assert turn < 9 or not plan.steps, f"round {turn}: {plan.steps}"
+        drained |= {types[step.instance_id] for step in plan.steps if isinstance(step, Drain)}
+        what = served(plan, carried_out(plan, what))
+        what = msgspec.structs.replace(what, committed_micro=committed(what))
+
+
+def calm(what: Snapshot) -> Snapshot:
+    """Return the snapshot with nothing under way: nodes that are ready, no sick offers, no holds, no notices."""
+    nodes = tuple(
+        one
+        for one in what.work.nodes
+        if not one.is_cordoned and not one.is_missing and not one.notice and one.node_type != "removed"
+    )
+    there = {one.instance_id for one in nodes}
+    rows = tuple(one for one in what.instances if one.state is State.READY and one.instance_id in there)
+    # What is placed runs for ever in these rounds, so nothing may say that it ends soon.
+    classes = tuple(msgspec.structs.replace(one, unplaceable_on=(), duration_s=None) for one in what.work.classes)
+    found = msgspec.structs.replace(
+        what,
+        work=msgspec.structs.replace(what.work, nodes=nodes, classes=classes, is_settling=False),
+        instances=rows,
+        health=(),
+        holds=(),
+    )
+    return msgspec.structs.replace(found, committed_micro=committed(found))
+
+
+def committed(what: Snapshot) -> int:
+    """Return what all instances cost that may be billed."""
+    return sum(row.price_micro or 0 for row in what.instances if row.state not in (State.GONE, State.QUEUED))
+
+
 def served(plan: Plan, what: Snapshot) -> Snapshot:
     """Return the snapshot five minutes later: machines have joined and the placed work runs on them."""
     amounts = {one.key: one.amounts for one in what.work.classes}
+    amounts |= {one.gang_id: one.bundles[0].amounts for one in what.work.gangs}
     resources = {one.key: one.resources for one in what.offers}
     nodes = {one.instance_id: one for one in what.work.nodes}
     rows: list[Instance] = []
@@ -358,6 +413,7 @@ def served(plan: Plan, what: Snapshot) -> Snapshot:
             nodes.pop(row.instance_id, None)
         rows.append(msgspec.structs.replace(row, state=state, ready_s=row.ready_s or what.now_s))
     left = {one.key: one.waiting for one in what.work.classes}
+    left |= {one.gang_id: len(one.bundles) for one in what.work.gangs}
     for one in plan.placed:
         there = nodes.get(one.instance_id)
         if there is not None:
@@ -374,6 +430,7 @@ def served(plan: Plan, what: Snapshot) -> Snapshot:
         classes=tuple(
             msgspec.structs.replace(one, waiting=left[one.key]) for one in what.work.classes if left[one.key] > 0
         ),
+        gangs=tuple(one for one in what.work.gangs if left[one.gang_id] > 0),
     )
     assert what.cluster_uid == UID
     return msgspec.structs.replace(what, now_s=what.now_s + 300, work=work, instances=tuple(rows))
