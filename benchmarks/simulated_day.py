@@ -5,6 +5,9 @@
 A day of batches of work whose sum follows the sun: 5 shapes, 1 to 36 minutes long, about 3,000 batches, so that the
 fleet peaks near the number of machines of 16 CPUs that is named. The promise: 1,000 nodes in under 60 s; 10,000 in
 under 10 min and 2 GiB. Each day runs in a process of its own. Beside wall time stands CPU time, for busy hosts.
+
+`bound_usd` is what no fleet can serve the day's finished work for: its CPU and memory times seconds, at the best prices
+of machines that were cut to size and rented for exactly as long. Boots, idle times and drains come on top of it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import random
 import sys
 import time
@@ -48,6 +52,8 @@ def trace(nodes: int, hours: float, seed: int = 1) -> list[tuple[float, float, f
 
 def measure(nodes: int, hours: float, into: Any) -> None:
     """Simulate one day and send its figures."""
+    from shoal.autoscaler.decide.bound import resource_bound
+    from shoal.autoscaler.decide.filling import Bin
     from shoal.autoscaler.decide.planner import improve
     from shoal.config.demand_csv import DemandRow, TraceRow
     from shoal.foundation.amounts import amounts
@@ -77,6 +83,17 @@ def measure(nodes: int, hours: float, into: Any) -> None:
     cpu_s = time.process_time()
     day = sim_time.run(simulate(rows, setting, improve))
     said = sim_report.told(day, cluster="day", policy="ours", seed=0)
+    # Every unit started within the longest wait of its submission, so these have certainly run to their end.
+    latest_s = day.ended_s - said["waiting_s"]["most"]
+    ended = [row for row in rows if not day.put_back and row.submit_s + row.duration_s <= latest_s]
+    names = ("CPU", "memory")
+    totals = [int(sum(row.work.amounts[name] * row.work.count * row.duration_s for row in ended)) for name in names]
+    bins = [
+        Bin(tuple(one.resources[name] for name in names), one.price_micro)
+        for one in setting.offers
+        if one.price_micro is not None
+    ]
+    bound_usd = resource_bound(totals, bins) / 3600 / 1e6
     into.put(
         {
             "nodes": nodes,
@@ -90,10 +107,14 @@ def measure(nodes: int, hours: float, into: Any) -> None:
             "machines_started": day.machines_started,
             "rounds": day.rounds,
             "usd": day.usd,
+            "bound_usd": bound_usd,
+            "usd_over_bound": day.usd / bound_usd if bound_usd else None,
             "finished": day.finished,
+            "put_back": day.put_back,
             "waiting_s": said["waiting_s"],
             "utilisation_cpu": said["utilisation_cpu"],
             "alarms": said["alarms"],
+            "load_average": os.getloadavg(),
         }
     )
 
@@ -122,7 +143,8 @@ def main() -> None:
             f"{nodes:6} nodes, {chosen.hours:g} h: {row['took_s']:7.1f} s wall, {row['cpu_s']:7.1f} s CPU, "
             f"{row['memory_bytes_most'] / 2**30:.2f} GiB{limit}; peak {row['machines_most']} machines, "
             f"{row['units']} units, waiting p50 {row['waiting_s']['p50']:.0f} s p99 {row['waiting_s']['p99']:.0f} s, "
-            f"{100 * row['utilisation_cpu']:.0f} % used, ${row['usd']:.0f}",
+            f"{100 * row['utilisation_cpu']:.0f} % used, ${row['usd']:.0f}, "
+            f"{row['usd_over_bound']:.3f} times the bound",
             flush=True,
         )
     chosen.out.write_text(json.dumps({"rows": rows}, indent=2) + "\n")

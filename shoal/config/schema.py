@@ -210,7 +210,7 @@ class ThinkingSection(Section):
     tick: Duration = key(
         _THINKING.tick_s,
         says="Plan at least this often.",
-        why="Events may be lost; a look at everything makes up for it.",
+        why="Events may be lost; a look at everything makes up for it. Above 500 nodes it grows with them, up to 30 s.",
         unit="s",
     )
 

@@ -36,9 +36,6 @@ from shoal.testing.world import SimBoot
 REJOIN_S = 5.0
 BOOT_TIMER_S = 600.0
 SAMPLES_MOST = 2_000
-MANY_MACHINES = 500
-SLOW_TICK_S = 30.0
-"""Above so many machines, what asks for no launch is looked at every so often."""
 AFTER_S_MOST = 7 * 86400.0
 """How long after the last submission a day may go on."""
 EVENTS_KEPT = 20_000
@@ -320,7 +317,6 @@ class _Running:
         rates = [cloud.rate(self.uid) for cloud in self.clouds.values()]
         machines = sum(count for count, _ in rates)
         self._machines_most = max(self._machines_most, machines)
-        self._pace(machines)
         self._samples.append(
             Sample(
                 at_s=self.clock.monotonic_s(),
@@ -333,16 +329,6 @@ class _Running:
                 usd=sum(cloud.bill_usd(self.uid) for cloud in self.clouds.values()),
             )
         )
-
-    def _pace(self, machines: int) -> None:
-        """Look less often where there is more to look at; nothing waits longer to be launched for it."""
-        policy = self._setting.policy
-        slow = machines > MANY_MACHINES
-        every_s = SLOW_TICK_S if slow else policy.thinking.tick_s
-        self.head.usage_every_s = max(self._setting.usage_every_s, every_s) if slow else self._setting.usage_every_s
-        if self.autoscaler.policy.thinking.tick_s != every_s:
-            thinking = msgspec.structs.replace(policy.thinking, tick_s=every_s)
-            self.autoscaler.set_policy(msgspec.structs.replace(policy, thinking=thinking))
 
     def day(self, took_s: float) -> Day:
         """Return what came of it."""

@@ -52,6 +52,8 @@ PRUNE_EVERY_S = 600.0
 USAGE_EVERY_S = 1.0
 NODES_PER_S = (50.0, 1000.0)
 """How many nodes make news of usage wait a second longer: while nothing waits, and while work waits."""
+TICK_S_MOST = 30.0
+"""The safety tick of a cluster of many nodes; what becomes due by time alone has its own moment all the same."""
 STILL_TICKS = 6
 """Every how many safety ticks a plan is made where nothing waits, moves, idles or heals."""
 PUBLISH_EVERY_S = (0.25, 10.0)
@@ -282,7 +284,7 @@ class Autoscaler:
     async def _pause(self) -> None:
         """Wait for an event, the end of the quiet time, a listing or anything else that is due, or the safety tick."""
         now_s = self._clock.monotonic_s()
-        due_s = self._ran_s + self.policy.thinking.tick_s
+        due_s = self._ran_s + self._tick_s()
         if not self._why_not_plan():
             if self._is_dirty:
                 due_s = min(due_s, max(self._quiet_s(now_s), self._planned_s + self._thought_s))
@@ -432,7 +434,7 @@ class Autoscaler:
         taken = await self._hands.carry_out(steps, self.policy)
         if taken < len(steps):
             # Something was in the way: look again soon, not at once, or a stuck step would spin.
-            self._planned_s = now_s - self.policy.thinking.tick_s + 1.0
+            self._planned_s = now_s - self._tick_s() + 1.0
         self.waiting_for = self._why_nothing(plan, taken)
 
     def _boot_typical_s(self) -> float:
@@ -468,12 +470,16 @@ class Autoscaler:
             and not (self._ledger.moving or self._ledger.holds or self._ledger.health or self._ledger.breakers)
             and not any(node.notice or (node.idle_s is not None and not node.is_head) for node in work.nodes)
         )
-        return self.policy.thinking.tick_s * (STILL_TICKS if is_still else 1)
+        return self._tick_s() * (STILL_TICKS if is_still else 1)
+
+    def _tick_s(self) -> float:
+        """Return how long nothing may be looked at without news: longer where there is more to look at."""
+        return max(self.policy.thinking.tick_s, min(TICK_S_MOST, len(self._witnesses.nodes) / NODES_PER_S[0]))
 
     def _usage_every_s(self) -> float:
         """Return how often news of usage alone make a plan: each costs by the number of nodes."""
         per_s = NODES_PER_S[1 if self._waiting else 0]
-        return min(self.policy.thinking.tick_s, max(USAGE_EVERY_S, len(self._witnesses.nodes) / per_s))
+        return min(self._tick_s(), max(USAGE_EVERY_S, len(self._witnesses.nodes) / per_s))
 
     def _quiet_s(self, now_s: float) -> float:
         """Return when to act by the quiet rule."""
@@ -543,7 +549,7 @@ class Autoscaler:
     def _check_clocks(self, now_s: float) -> None:
         """After a jump of the wall clock, or a long sleep of this process, nothing expires for a minute."""
         gap_s = self._clock.wall_s() - now_s
-        slept_s = now_s - self._ran_s - self.policy.thinking.tick_s
+        slept_s = now_s - self._ran_s - self._tick_s()
         if abs(gap_s - self._clock_gap_s) > GRACE_S or slept_s > GRACE_S:
             self._ledger.grace_until_s = now_s + GRACE_S
             self._log.record(Kind.ALARM, what="clock", why="time jumped; nothing expires for a minute")

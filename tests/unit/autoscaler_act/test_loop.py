@@ -542,6 +542,30 @@ async def test_an_idle_node_goes_when_its_time_is_over_and_not_at_a_safety_tick(
 
 
 @virtual
+async def test_many_nodes_are_looked_at_more_rarely_without_news_and_demand_is_answered_as_soon() -> None:
+    plans: list[float] = []
+
+    def counted(snapshot: Any, policy: Any, seed: int) -> Any:
+        plans.append(snapshot.now_s)
+        return improve(snapshot, policy, seed)
+
+    kinds = (NodeType(name="s2", provider="sim", max_workers=2_000),)
+    policy = builders.policy(node_types=kinds, max_workers=2_000, flap_s=0.0)
+    world = World(1, policy=policy, report_every_s=1.0, improve=counted)
+    world.submit({"cpu": 2}, 1_000, None)
+    await world.run_until(lambda: len(world.head.nodes) == 1_000, within_s=200)
+    await world.run_for(150.0)
+    plans.clear()
+    await world.run_for(1_000.0)
+    assert 7 <= len(plans) <= 9, "every sixth tick of 20 s"
+
+    asked_s = world.clock.monotonic_s()
+    world.submit({"cpu": 2}, 1, None)
+    await world.run_for(2.0)
+    assert called_at_s(world)[-1] - asked_s <= 1.1, "the head's word and the quiet time"
+
+
+@virtual
 async def test_min_up_and_a_deadline_end_on_time() -> None:
     kinds = (NodeType(name="s2", provider="sim", max_workers=100, min_up_s=97.0),)
     world = World(1, policy=msgspec.structs.replace(small(idle_timeout_s=5.0), node_types=kinds))
