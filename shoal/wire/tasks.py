@@ -133,8 +133,6 @@ ALIVE: Final = 64
 """process."""
 ANSWER: Final = 65
 """n, is_ok, value: of ASK, STORE or LOCAL."""
-UNTRUSTED: Final = "Untrusted"
-"""How a failed answer about a value begins whose node shows a certificate, or a secret, that does not fit."""
 TELL: Final = 66
 """what, value: news from the head."""
 PLACED: Final = 67
@@ -153,6 +151,8 @@ SEGMENT: Final = 73
 """segment: a leased segment for the client's stock, so that its next put asks nobody."""
 RELOCATED: Final = 75
 """n, object id, node, transfer addresses: your object lies there now; answered by NOTED."""
+COPIED: Final = 78
+"""object id, node, is there: a copy of your object has been fetched to that node, or gave way there."""
 SHOW: Final = 76
 """n: hand on what has been printed so far; answered by SHOWN."""
 SPARE: Final = 74
@@ -165,6 +165,8 @@ MOVED: Final = 81
 """n, object id, size, transfer addresses: take a primary copy; answered by ANSWER."""
 MOVED_OWNED: Final = 82
 """n, owner's process, object id, node, transfer address: tell the owner where it is now; answered by ANSWER."""
+COPIED_OWNED: Final = 83
+"""owner's process, object id, node, is there: tell the owner so, by COPIED."""
 
 # ------------------------------------------------------------- by way of a home agent (docs/drivers-elsewhere.md)
 VIA: Final = 90

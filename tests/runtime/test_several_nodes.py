@@ -16,8 +16,10 @@ import pytest
 
 import shoal
 from shoal import exceptions
+from shoal.runtime.client.api import session
 from shoal.util import state
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from shoal.wire import tasks as wire
 from tests.runtime.conftest import eventually
 from tests.runtime.nodes import Nodes, cluster_of
 
@@ -185,6 +187,26 @@ def test_a_task_runs_where_its_large_argument_lies(three: Nodes) -> None:
     where_else = NodeAffinitySchedulingStrategy(ids["b"], soft=False)
     assert nodes_of(made) == [ids["a"]], "nothing was moved"
     assert shoal.get(read_where.options(scheduling_strategy=where_else).remote(made), timeout=20) == ids["b"]
+
+
+def test_a_task_runs_where_fetched_copies_of_its_arguments_lie(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    at = {name: NodeAffinitySchedulingStrategy(node_id, soft=False) for name, node_id in ids.items()}
+    large = make.options(scheduling_strategy=at["a"]).remote(MIB_50 // 8)
+    smaller, another = (make.options(scheduling_strategy=at["b"]).remote(MIB_50 // 16) for _ in range(2))
+    shoal.wait([large, smaller, another], num_returns=3, timeout=20)
+    assert shoal.get(read_where.remote(large, smaller), timeout=20) == ids["a"], "it holds twice as much"
+
+    held = session().stored.copies.held
+    shoal.get(read_where.options(scheduling_strategy=at["b"]).remote(large), timeout=20)
+    part = (wire.STORED, large._data)
+    eventually(lambda: [node for node, _ in held([part])] == [ids["a"], ids["b"]])
+    assert shoal.get(read_where.remote(large, another), timeout=20) == ids["b"]
+
+    value = shoal.get(large, timeout=20)
+    eventually(lambda: ids["head"] in [node for node, _ in held([part])])
+    assert shoal.get(read_where.remote(large), timeout=20) == ids["head"], "home has all of it by now"
+    del value
 
 
 def test_a_task_does_not_wait_for_the_node_of_its_argument(three: Nodes) -> None:

@@ -19,7 +19,7 @@ from shoal.foundation.errors import ShoalError
 from shoal.foundation.ids import NODE_ID_BYTES
 from shoal.runtime.agent.clients import Client
 from shoal.runtime.agent.parcels import PARCELS, Parcels
-from shoal.runtime.store.errors import ObjectAbsent, TransferError
+from shoal.runtime.store.errors import UNTRUSTED, ObjectAbsent, TransferError
 from shoal.runtime.store.node import RESTORER, NodeStore
 from shoal.runtime.store.objects import Pinned, Row
 from shoal.runtime.store.places import NodeDirectory, shared_memory_root, sweep_stale
@@ -45,6 +45,8 @@ OWNERS_ASKED_S = 10.0
 """How often the head is asked whether the owners of what lies here, where it is not theirs to tell, still live."""
 SPILLED_TOLD_S = 10.0
 """How often at most the head is told that objects went to disk."""
+COPIED_TOLD_BYTES_MIN = 2**18
+"""Owners are told of copies from this size on; smaller ones do not decide where a task runs."""
 STOCK_OFFER_BYTES_MAX = 16 * 2**20
 """Writers of values up to this size get the next segment at once."""
 
@@ -52,7 +54,7 @@ STOCK_OFFER_BYTES_MAX = 16 * 2**20
 class Objects:
     """The store of this node and everybody who uses it."""
 
-    peer_kinds = frozenset((wire.FREED, wire.MOVED, wire.MOVED_OWNED))
+    peer_kinds = frozenset((wire.FREED, wire.MOVED, wire.MOVED_OWNED, wire.COPIED_OWNED))
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -117,6 +119,7 @@ class Objects:
             spill_directory=spill,
             reclaim=self._ask_spare,
             spilled=self._note_spilled,
+            copied=self._tell_copied,
             name_of=self._name_of,
         )
         self.store.warm()
@@ -438,7 +441,7 @@ class Objects:
         if n:
             name = "ObjectLostError" if isinstance(error, ObjectAbsent | TransferError) else type(error).__name__
             if isinstance(error, TransferError) and error.is_untrusted:
-                name = wire.UNTRUSTED
+                name = UNTRUSTED
             client.tell(wire.ANSWER, n, False, [name, str(error)])
 
     def _ask_spare(self) -> None:
@@ -464,6 +467,10 @@ class Objects:
                 connection.send((wire.ANSWER, n, is_noted, ""))
 
             self._relocate(owner, object_id, node_id, address, noted)
+        elif message[0] == wire.COPIED_OWNED:
+            client = self._agent.client(message[1])
+            if client is not None:
+                client.tell(wire.COPIED, *message[2:])
         elif message[0] == wire.MOVED:
             _, n, object_id, _, sources = message
 
@@ -546,6 +553,16 @@ class Objects:
             self._relocate(owner, object_id, node_id, address, call)
         else:
             self._tell_peer(home, (wire.MOVED_OWNED, self._expect(call), owner, object_id, node_id, address))
+
+    def _tell_copied(self, object_id: bytes, owner: bytes, size: int, is_there: bool) -> None:
+        """Tell an owner that a copy of its object is here, or no longer: it weighs where to run what reads it."""
+        if size < COPIED_TOLD_BYTES_MIN:
+            return
+        home, own = owner[:NODE_ID_BYTES].hex(), self._agent.node_id
+        if home != own:
+            self._tell_peer(home, (wire.COPIED_OWNED, owner, object_id, own, is_there))
+        elif (client := self._agent.client(owner)) is not None:
+            client.tell(wire.COPIED, object_id, own, is_there)
 
     def _relocate(
         self, owner: bytes, object_id: bytes, node_id: str, address: str, call: Callable[[bool, Any], None]

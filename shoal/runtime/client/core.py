@@ -631,10 +631,11 @@ class Core:
 def named_error(value: Any) -> Exception:
     """Return the error that a failed answer names: `[name, text]`."""
     from shoal.exceptions import LossReason, ObjectLostError, by_name
+    from shoal.runtime.store.errors import UNTRUSTED
 
     name, text = (value[0], value[1]) if isinstance(value, (list, tuple)) and len(value) == 2 else ("", str(value))
-    if name in ("ObjectLostError", wire.UNTRUSTED):
-        return ObjectLostError("", LossReason.UNTRUSTED if name == wire.UNTRUSTED else None, text)
+    if name in ("ObjectLostError", UNTRUSTED):
+        return ObjectLostError("", LossReason.UNTRUSTED if name == UNTRUSTED else None, text)
     return by_name(name, text)
 
 

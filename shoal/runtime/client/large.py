@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shoal.runtime.client import codec
+from shoal.runtime.client.copies import Copies
 from shoal.runtime.client.core import monotonic, named_error
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import Hold, ObjectRef, context, escape, groups
@@ -83,6 +84,8 @@ class Stored:
         self._dead_nodes: dict[str, None] = {}
         self._numbers: dict[bytes, int] = {}
         """Stored objects of ours, by object id: the number of their ref."""
+        self.copies = Copies(core, self._numbers.__contains__)
+        session.owner.held = self.copies.held
 
     def _attached(self) -> None:
         store = self._core.info.get("store")
@@ -346,6 +349,7 @@ class Stored:
     def node_died(self, node_id: str) -> None:
         """Nothing comes from that node any more. With the core's lock held."""
         self._dead_nodes[node_id] = None
+        self.copies.node_died(node_id)
         while len(self._dead_nodes) > DEAD_NODES_MAX:
             del self._dead_nodes[next(iter(self._dead_nodes))]
 
@@ -458,6 +462,7 @@ class Stored:
                 pass
             for object_id, _ in found:
                 self._evicted.discard(self._numbers.pop(object_id, 0))
+                self.copies.forget(object_id)
             self._send("free", [[object_id, node_id] for object_id, node_id in found])
             if self.lineage:
                 with self._core.lock:

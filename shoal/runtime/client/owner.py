@@ -12,7 +12,7 @@ from __future__ import annotations
 import collections
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -179,6 +179,8 @@ class Owner:
         """Links to other nodes' agents, by node id."""
         self.finish: Callable[[Link, list[Any], ObjectRef[Any]], None] = finish_simply
         """Takes results that are not simply native."""
+        self.held: Callable[[Iterable[tuple[int, Any]]], list[tuple[str, int]]] = lambda parts: []
+        """Where the stored values among a task's arguments lie, copies too: (node, bytes); `large` replaces it."""
         self.fail: Callable[[ObjectRef[Any], str, bool], None] = lambda ref, why, has_started: None
         """Decides about a task whose worker died."""
         self.cancelled: set[int] = set()
@@ -259,7 +261,7 @@ class Owner:
         spec = recipe.work.spec
         if "spread" in spec or "selector" in spec or "group" in spec:
             return recipe
-        stored = [(data[0][1], data[1]) for format, data in parts if format == wire.STORED]
+        stored = self.held(parts)
         node = locality.best_node(stored, Home.node_id) if stored else ""
         if not node:
             return recipe

@@ -11,7 +11,8 @@ NEAR_BYTES_MIN = 2**20
 def best_node(stored: Iterable[tuple[str, int]], home: str) -> str:
     """Return the node that holds the most bytes of stored arguments, empty if that is home or it is not worth it.
 
-    `stored` are (node, bytes) of each argument. Among equals the first named wins, so that equal calls agree.
+    `stored` are (node, bytes) of each copy of an argument, primary or fetched. Among equals the first named wins, so
+    that equal calls agree.
     """
     held: dict[str, int] = {}
     for node, size_bytes in stored:

@@ -11,6 +11,9 @@ from shoal.foundation.errors import ShoalError
 NoRoom = ObjectStoreFullError | OutOfDiskError
 """No memory although we waited, because what is left is in use; or because the disk for spilling is full."""
 
+UNTRUSTED = "Untrusted"
+"""The name, in a failed answer, of a `TransferError` with `is_untrusted`."""
+
 
 class StoreError(ShoalError):
     """The root of what the store tells the runtime, which turns it into an error of the API."""

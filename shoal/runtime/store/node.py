@@ -56,18 +56,20 @@ class NodeStore:
         spill_directory: Path | None = None,
         reclaim: Callable[[], None] = lambda: None,
         spilled: Callable[[bytes, int], None] = lambda object_id, size: None,
+        copied: Callable[[bytes, bytes, int, bool], None] = lambda object_id, owner, size, is_there: None,
         name_of: Callable[[bytes], str] = lambda process: process.hex()[:8],
         wait_s: float = WAIT_S,
     ) -> None:
         """Keep at most `limit_bytes` in `directory`; without `disk` and `spill_directory` nothing is spilled.
 
         `reclaim` is called when room is short: ask every process for its spare segments. `spilled` hears of every
-        object that went to disk (id and bytes). `name_of` says who a process is, for errors.
+        object that went to disk (id and bytes), `copied` of every copy (id, owner, bytes) that came or gave way: a
+        primary one elsewhere is still there. `name_of` says who a process is, for errors.
         `wait_s`: how long somebody waits for room.
         """
         self.pool = SegmentPool(directory, limit_bytes)
         self._clock, self._reclaim, self._spilled, self._name_of = clock, reclaim, spilled, name_of
-        self._wait_s = wait_s
+        self._copied, self._wait_s = copied, wait_s
         self._spilling = Spilling(self.pool, clock, disk, spill_directory)
         self._leases: dict[int, bytes] = {}
         self._objects: dict[bytes, StoredObject] = {}
@@ -186,6 +188,8 @@ class NodeStore:
             made.pins = {process: 1}
         else:
             self._idle.add(made)
+        if not is_primary:
+            self._copied(object_id, made.owner, size, True)
         self._pump()
         self._spill_ahead()
         return True
@@ -435,6 +439,7 @@ class NodeStore:
         self._take_segment(found)
         if found.spill_path is None:
             del self._objects[found.id]
+            self._copied(found.id, found.owner, found.size, False)
 
     def _remove(self, found: StoredObject) -> None:
         if found.located is not None:

@@ -272,6 +272,7 @@ def test_secondaries_go_ahead_of_need_too(desk: Callable[[int], Desk]) -> None:
 
     assert not it.store.has(oid(1))
     assert not it.disk.jobs, "a primary was written although a copy could go"
+    assert it.copied == [(oid(1), b"w", 8 * MIB, True), (oid(1), b"w", 8 * MIB, False)], "its owner hears of both"
 
 
 def test_full_of_pinned_objects_is_a_clear_error_after_the_wait(desk: Callable[[int], Desk]) -> None:

@@ -62,6 +62,7 @@ class Desk:
         self.segments.mkdir()
         self.spill.mkdir()
         self.reclaims = 0
+        self.copied: list[tuple[bytes, bytes, int, bool]] = []
         self.store = NodeStore(
             self.segments,
             limit_bytes,
@@ -69,6 +70,7 @@ class Desk:
             disk=self.disk,
             spill_directory=self.spill,
             reclaim=self._reclaim,
+            copied=lambda object_id, owner, size, is_there: self.copied.append((object_id, owner, size, is_there)),
         )
 
     def _reclaim(self) -> None:
