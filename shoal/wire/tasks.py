@@ -126,7 +126,8 @@ WELCOME: Final = 60
 LEASED: Final = 61
 """key, lease, process, addresses, gpus."""
 RECLAIM: Final = 62
-"""lease: others wait; give it back once what was pushed is done."""
+"""lease: others wait; give it back once what was pushed is done. Or lease, True: give it back only if nothing is left
+for it, now or later, and do not keep it then for what might come."""
 DIED: Final = 63
 """process, why, started: the verdict; `started` is the highest n that its worker began (-1: unknown)."""
 ALIVE: Final = 64

@@ -14,6 +14,8 @@ import pytest
 
 import shoal
 from shoal import exceptions
+from shoal.runtime.client import owner
+from shoal.runtime.client.api import session
 from tests.runtime.conftest import eventually
 from tests.runtime.nodes import Nodes, cluster_of
 
@@ -46,6 +48,49 @@ def test_a_second_driver_gets_its_share_of_a_busy_node(own_places: Path) -> None
         assert float(took_s) < 10
         for ref in flood:
             shoal.cancel(ref)
+
+
+BUSY_DRIVER = """
+import sys, time, shoal
+from pathlib import Path
+name, scratch = sys.argv[1], Path(sys.argv[2])
+shoal.init(name)
+@shoal.remote
+def hold():
+    (scratch / "started").touch()
+    while not (scratch / "gate").exists():
+        time.sleep(0.01)
+@shoal.remote
+def one(): return 1
+held = hold.remote()
+while not (scratch / "started").exists():
+    time.sleep(0.01)
+print(shoal.get(one.remote(), timeout=20), flush=True)
+(scratch / "gate").touch()
+shoal.get(held)
+"""
+
+
+def test_a_lease_that_a_driver_does_not_use_goes_to_one_that_has_as_many(
+    own_places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @shoal.remote
+    def plain() -> int:
+        return 1
+
+    monkeypatch.setattr(owner, "IDLE_LEASE_S", 600.0)
+    with shoal.init("local", num_cpus=2) as context:
+        assert shoal.get(plain.remote()) == 1
+        assert len(session().owner.leases) == 1
+        ran = subprocess.run(
+            [sys.executable, "-c", BUSY_DRIVER, context["name"], str(tmp_path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (ran.returncode, ran.stdout.strip()) == (0, "1"), ran.stderr
+        assert not session().owner.leases
+        assert shoal.get(plain.remote()) == 1
 
 
 def test_out_of_memory_kills_the_newest_task_and_says_so(own_places: Path) -> None:

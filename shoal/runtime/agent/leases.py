@@ -37,13 +37,15 @@ REMOTE_NEED_S = 2.0
 class Lease:
     """A worker granted to a client for a class."""
 
-    __slots__ = ("client", "end_why", "granted_at", "grip", "number", "reclaimed_at", "row", "worker")
+    __slots__ = ("client", "end_why", "granted_at", "grip", "is_wanted", "number", "reclaimed_at", "row", "worker")
 
     def __init__(self, number: int, row: ClassRow, grip: Grip, granted_at: float) -> None:
         self.number, self.row, self.client, self.grip, self.granted_at = number, row, row.client, grip, granted_at
         self.worker: Worker | None = None
         self.reclaimed_at: float | None = None
         """When its owner was asked to give it back."""
+        self.is_wanted = False
+        """Whether its owner was asked not to keep it once it is idle."""
         self.end_why = ""
         """Why its worker is to be killed as soon as it has started."""
 
@@ -233,6 +235,8 @@ class Leases:
         for row in short:
             self._look_elsewhere(row, now)
         if short:
+            if self.is_open:
+                self._ask_for_idle(short)
             self._reclaim_for(short, now)
             self._later(now, short)
 
@@ -354,6 +358,24 @@ class Leases:
             if best is not None:
                 self.reclaim(best)
                 return
+
+    def _ask_for_idle(self, short: list[ClassRow]) -> None:
+        """Ask other clients not to keep what they do not use, whoever holds more. Each lease once: its owner knows."""
+        clients = {row.client for row in short}
+        only = clients.pop() if len(clients) == 1 else None
+        unasked = [
+            one
+            for one in self.by_number.values()
+            if one.client is not only and not (one.is_wanted or one.row.wanted or one.reclaimed_at is not None)
+        ]
+        for row in short if unasked else ():
+            lacking = self._stock.lacking(row.amounts, row.bundle)
+            for lease in unasked:
+                if lease.is_wanted or lease.client is row.client or lease.worker is None:
+                    continue
+                if _shares_place(row, lease.grip) and not lacking.isdisjoint(lease.grip.amounts):
+                    lease.is_wanted = True
+                    self._loop.call_soon(lease.client.tell, wire.RECLAIM, lease.number, True)
 
     def reclaim(self, lease: Lease) -> None:
         """Ask the owner for a lease back, as soon as it has it."""

@@ -34,7 +34,7 @@ LAST_RESULTS_S = 0.5
 IDLE_LEASE_S = 0.1
 """How long an unused lease is kept for the next task."""
 IDLE_WANTED_S = 0.005
-"""How long an unused lease is kept while other work of ours that has some leases waits for more."""
+"""How long an unused lease is kept while others wait for one, or other work of ours that has some waits for more."""
 SPREAD_TOLD_MAX = 64
 """How many waiting tasks that are spread are told one by one: the first worker would else run them all meanwhile."""
 NEED_PAUSE_S = 0.005
@@ -149,6 +149,7 @@ class Lease:
         "idle_since",
         "is_dead",
         "is_retiring",
+        "is_wanted",
         "lease",
         "link",
         "node",
@@ -160,7 +161,7 @@ class Lease:
     def __init__(self, lease: int, process: bytes, link: Link, work: WorkClass, agent: Link, gpus: list[str]) -> None:
         self.lease, self.process, self.link, self.work, self.agent, self.gpus = lease, process, link, work, agent, gpus
         self.pending = link.pending
-        self.is_retiring = self.is_dead = False
+        self.is_retiring = self.is_dead = self.is_wanted = False
         self.idle_since = time.monotonic()
 
 
@@ -418,7 +419,8 @@ class Owner:
                     self.tell_need(work)
                 if work.leases and not work.queue:
                     for lease in tuple(work.leases):
-                        if not lease.pending and now - lease.idle_since > IDLE_LEASE_S:
+                        kept_s = IDLE_WANTED_S if lease.is_wanted else IDLE_LEASE_S
+                        if not lease.pending and now - lease.idle_since > kept_s:
                             self._give_back(lease)
 
     # ---------------------------------------------------------------------------------------------- leases
@@ -460,7 +462,10 @@ class Owner:
     def _on_reclaim(self, agent: Link, message: list[Any]) -> None:
         key = agent, message[1]
         lease = self.leases.get(key)
-        if key in self._coming:
+        if message[2:] == [True]:  # only if it is idle, now or later: the next tick sees
+            if lease is not None:
+                lease.is_wanted = True
+        elif key in self._coming:
             self._coming[key] = True
         elif lease is not None and not lease.is_retiring:
             lease.is_retiring = True

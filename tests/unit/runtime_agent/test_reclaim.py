@@ -77,7 +77,11 @@ class Desk:
             await asyncio.sleep(0)
 
     def reclaimed(self, client: Client) -> list[int]:
-        return [message[1] for message in self.told[client] if message[0] == wire.RECLAIM]
+        return [message[1] for message in self.told[client] if message[0] == wire.RECLAIM and len(message) == 2]
+
+    def wanted(self, client: Client) -> list[int]:
+        """Return the leases that it was asked not to keep while they are idle."""
+        return [message[1] for message in self.told[client] if message[0] == wire.RECLAIM and message[2:] == (True,)]
 
 
 def test_one_long_task_does_not_keep_others_from_their_share() -> None:
@@ -117,6 +121,31 @@ def test_nobody_is_asked_for_more_than_its_share() -> None:
             await desk.pause(RECLAIM_AGAIN_S)
         assert len(desk.reclaimed(greedy)) == 2
         assert not desk.reclaimed(late)
+
+    sim_time.run(check())
+
+
+def test_who_has_its_share_is_asked_for_what_others_do_not_use_once() -> None:
+    """It may be an idle lease that is kept for what might come; a busy one stays where it is."""
+
+    async def check() -> None:
+        desk = Desk({"CPU": 3 * UNIT, "GPU": UNIT})
+        other, busy, late = desk.owner("other", ONE, {"GPU": UNIT}), desk.owner("busy", ONE), desk.owner("late", ONE)
+        await desk.need(other, 1)
+        await desk.need(other, 1, key=2)
+        with_cpu = next(one.number for one in desk.leases.by_number.values() if "CPU" in one.grip.amounts)
+        await desk.need(busy, 1)
+        await desk.need(late, 1)
+        assert not desk.wanted(other), "nobody waits"
+
+        desk.leases.need(busy, 1, 1, 1, -1)  # more waits there: what it has is not idle
+        await desk.need(late, 1)
+        for _ in range(10):
+            await desk.pause(RECLAIM_AGAIN_S)
+        assert [desk.wanted(one) for one in (other, busy, late)] == [[with_cpu], [], []]
+        desk.leases.give_back(with_cpu, is_reusable=True)
+        await desk.pause(0.0)
+        assert busy.held + late.held == 3
 
     sim_time.run(check())
 

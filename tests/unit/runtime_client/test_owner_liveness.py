@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shoal.runtime.client.owner import IDLE_LEASE_S
+from shoal.runtime.client.owner import IDLE_LEASE_S, IDLE_WANTED_S
 from shoal.wire import tasks as wire
 from tests.unit.runtime_client.desk import Desk, Link
 
@@ -99,3 +99,33 @@ def test_a_reclaim_that_crosses_the_return_of_its_lease_leaves_nothing() -> None
     desk.work(1)
     desk.core.handlers[wire.RECLAIM](desk.agent, [wire.RECLAIM, 1])
     assert not desk.owner._coming
+
+
+def test_what_others_wait_for_is_not_kept_for_what_might_come() -> None:
+    desk = Desk()
+    work = desk.work(1)
+    idle, new = desk.lease(work, unused_s=2 * IDLE_WANTED_S), desk.lease(work, unused_s=0.0)
+    desk.owner._tick(desk.now())
+    assert not desk.returned()
+
+    for number in (idle, new):
+        desk.core.handlers[wire.RECLAIM](desk.agent, [wire.RECLAIM, number, True])
+    desk.owner._tick(desk.now())
+    assert desk.returned() == [idle], "the other has just been used and may be at once again"
+
+    desk.owner._tick(desk.now() + 2 * IDLE_WANTED_S)
+    assert desk.returned() == [idle, new]
+
+
+def test_what_others_wait_for_is_kept_while_it_works() -> None:
+    desk = Desk()
+    work = desk.work(1)
+    number = desk.lease(work, unused_s=2 * IDLE_LEASE_S)
+    lease = desk.owner.leases[desk.agent, number]  # type: ignore[index]
+    desk.submit(work)
+    assert lease.pending
+
+    desk.core.handlers[wire.RECLAIM](desk.agent, [wire.RECLAIM, number, True])
+    desk.owner._tick(desk.now() + IDLE_LEASE_S)
+    assert not desk.returned()
+    assert not lease.is_retiring, "it is ours as long as we use it"
