@@ -151,18 +151,23 @@ def test_a_killed_head_is_joined_again_and_work_goes_on(own_places: Path) -> Non
         _forget_logs(nodes)
 
 
-def test_queued_tasks_are_small_and_cost_the_collector_nothing() -> None:
+def test_queued_tasks_are_small_and_cost_the_collector_nothing(tmp_path: Path) -> None:
     """100,000 waiting tasks: at most 600 bytes each, and no object that garbage collections would walk again."""
 
     @shoal.remote(num_cpus=1)
     def nothing() -> None: ...
 
+    began = tmp_path / "began"
+
     @shoal.remote(num_cpus=1)
     def hold() -> None:
+        began.touch()
         time.sleep(60)
 
     with shoal.init("local", num_cpus=1):
         blocker = hold.remote()
+        # A slow machine may be asked for its worker back before it has begun, for the others.
+        eventually(began.exists)
         refs = [nothing.remote() for _ in range(1000)]
         gc.collect()
         walked = len(gc.get_objects())
