@@ -149,6 +149,17 @@ class SimCloud:
         self.prices_moved = False
         self.launches = 0
         """Launch requests that were looked at."""
+        self.dry: set[OfferKey] = set()
+        """Offers that the market shows and no launch gets: what a cloud does not say of itself."""
+        self.injected: collections.Counter[str] = collections.Counter()
+        """How often each fault has really struck, by its name in `Faults`."""
+
+    def strikes(self, fault: str, chance: Chance | None = None) -> bool:
+        """Draw whether the fault strikes now, and count it if so."""
+        if (chance or self._chance).random() >= getattr(self.faults, fault):
+            return False
+        self.injected[fault] += 1
+        return True
 
     # what the provider asks
 
@@ -231,7 +242,7 @@ class SimCloud:
             return (), error
         names = tuple(self._create(launch, request, index) for index in range(count))
         self._tokens[launch.token] = (launch, now_s, names)
-        if self._chance.random() < self.faults.late_refusal:
+        if self.strikes("late_refusal"):
             self._later(self._chance.uniform(1.0, 8.0), self._refuse_late, launch, request, names)
             return (), None  # accepted, nothing to show yet
         return tuple(self._as_listed(self.machines[name], now_s) for name in names), error
@@ -252,6 +263,7 @@ class SimCloud:
     def set_price(self, key: OfferKey, usd_per_h: float) -> None:
         """Change an offer's price; what runs is billed at the new one from now on."""
         self.prices_moved = True
+        self.injected["price_changes_per_h"] += 1
         self.offers[key] = msgspec.structs.replace(self.offers[key], price_usd_per_h=usd_per_h)
         for machine in self.machines.values():
             if machine.offer == key and machine.deleted_s is None:
@@ -263,6 +275,7 @@ class SimCloud:
         """Announce that a machine will be taken away, then take it."""
         machine = self.machines[name]
         if machine.is_running and machine.notice_s is None:
+            self.injected["interruptions_per_h"] += 1
             machine.notice_s = self._clock.monotonic_s() + notice_s
             self._later(notice_s, self.vanish, name)
             self.on_notice(machine, notice_s)
@@ -271,12 +284,14 @@ class SimCloud:
         """Stop a machine; it stays listed as halted, and billed, until it is released."""
         machine = self.machines[name]
         if machine.is_running:
+            self.injected["halts_per_h"] += 1
             self._end(machine, Phase.HALTED)
 
     def vanish(self, name: str) -> None:
         """End a machine without a word."""
         machine = self.machines[name]
         if machine.is_running:
+            self.injected["vanishes_per_h"] += 1
             self._end(machine, Phase.HALTED)
             self._delete(machine)
 
@@ -308,7 +323,10 @@ class SimCloud:
         wanted = len(launch.instance_ids)
         count = wanted
         error: ProviderError | None = None
-        if self._chance.random() < self.faults.no_capacity:
+        if launch.offer in self.dry:
+            self.injected["dry"] += 1
+            return 0, CapacityError(f"no capacity for {launch.offer}", code="InsufficientCapacity")
+        if self.strikes("no_capacity"):
             return 0, CapacityError(f"no capacity for {launch.offer}", code="InsufficientCapacity")
         if offer.limit is not None:
             left = offer.limit - sum(
@@ -317,6 +335,7 @@ class SimCloud:
             if left < count:
                 count = max(0, left)
                 error = CapacityError(f"{count} of {launch.offer} left", code="InsufficientCapacity")
+                self.injected["limit"] += 1
         for quota in self.quotas:
             weight = quota.weights.get(launch.offer.machine_type, 0)
             if weight and quota.market in ("", launch.offer.market):
@@ -324,7 +343,8 @@ class SimCloud:
                 if left < count:
                     count = max(0, left)
                     error = QuotaError(f"quota {quota.name} is {quota.limit}", code="QuotaExceeded")
-        if count > 1 and self._chance.random() < self.faults.part_only:
+                    self.injected["quota"] += 1
+        if count > 1 and self.strikes("part_only"):
             count = self._chance.randrange(1, count)
             error = CapacityError(f"only {count} of {wanted} of {launch.offer}", code="InsufficientCapacity")
         return count, error
@@ -341,7 +361,7 @@ class SimCloud:
         self._serial += 1
         name = f"{self.name}-m{self._serial:06d}"
         resources = dict(offer.resources)
-        if self._chance.random() < self.faults.smaller:
+        if self.strikes("smaller"):
             resources["memory"] = resources.get("memory", 0) * 9 // 10
         machine = SimMachine(
             name=name,
@@ -353,8 +373,8 @@ class SimCloud:
             created_s=now_s,
             listed_s=now_s + self._chance.uniform(0.0, 0.9) * self.traits.listing_lag_s,
             resources=resources,
-            hidden_until_s=now_s + 300.0 if self._chance.random() < self.faults.hidden else 0.0,
-            is_joining=self._chance.random() >= self.faults.never_join,
+            hidden_until_s=now_s + 300.0 if self.strikes("hidden") else 0.0,
+            is_joining=not self.strikes("never_join"),
             price_usd_per_h=offer.price_usd_per_h or 0.0,
             billed_from_s=now_s,
         )
@@ -363,7 +383,7 @@ class SimCloud:
         self._count(machine, 1, machine.price_usd_per_h)
         low_s, high_s = self.boot_s
         boot_s = low_s + (high_s - low_s) * self._chance.betavariate(2, 4)
-        if self._chance.random() < self.faults.slow_boot:
+        if self.strikes("slow_boot"):
             boot_s *= 10
         self._later(boot_s, self._boot, machine)
         return name
@@ -407,7 +427,7 @@ class SimCloud:
         error = CapacityError(f"no capacity for {launch.offer}", code="StockoutLate")
         self.refusals[launch.token] = (Refusal(launch.token, error), now_s, request.cluster_uid)
         self._later(1800.0, self.refusals.pop, launch.token, None)
-        if self._chance.random() < self.faults.debris:
+        if self.strikes("debris"):
             self._leave(f"{names[0]}-disk", launch.token, request.instance_ids[0], request.cluster_uid)
 
     def _end(self, machine: SimMachine, phase: Phase) -> None:
@@ -425,7 +445,7 @@ class SimCloud:
         now_s = machine.deleted_s = self._clock.monotonic_s()
         machine.phase = Phase.HALTED
         machine.unlisted_s = now_s + self._chance.uniform(0.0, 0.9) * self.traits.listing_lag_s
-        if may_leave and self._chance.random() < self.faults.debris:
+        if may_leave and self.strikes("debris"):
             self._leave(f"{machine.name}-disk", machine.token, machine.instance_id, machine.request.cluster_uid)
         # Nobody can see it any more after that; what was billed must stay known.
         self._later(OBITUARY_S + self.traits.token_ttl_s, self._bury, machine)

@@ -41,6 +41,10 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     """A launch is accepted and fails some seconds later."""
     throttle: float = 0.0
     """A call is not looked at."""
+    stuck_release: float = 0.0
+    """A release is not looked at: the machine goes on existing, and costing."""
+    slow_launch: float = 0.0
+    """A launch is looked at only when most of `call_limit_s` has passed; the call lasts as long."""
     lost_reply: float = 0.0
     """A call works and its answer is lost; the effect may come a moment after the caller gave up."""
     lost_request: float = 0.0

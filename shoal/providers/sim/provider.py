@@ -27,6 +27,9 @@ from shoal.providers.protocol import Ticket, Traits
 from shoal.providers.sim.cloud import SimCloud, SimRequest
 from shoal.providers.sim.faults import Faults, SimOffer, default_offers
 
+SLOW_SHARE = (0.5, 0.8)
+"""How much of `call_limit_s` a slow launch takes before it is looked at."""
+
 
 class SimProvider:
     """A `Provider` over a `SimCloud`, for one cluster."""
@@ -62,11 +65,10 @@ class SimProvider:
         self.calls["machines"] += 1
         began_s = self._clock.monotonic_s()
         await self._delay()
-        faults = self.cloud.faults
-        if self._chance.random() < faults.list_error:
+        if self._strikes("list_error"):
             raise UnknownOutcome("the listing timed out", code="Timeout")
         machines, debris, refusals = self.cloud.shown(self._uid)
-        is_complete = self._chance.random() >= faults.short_list
+        is_complete = not self._strikes("short_list")
         if not is_complete:
             machines = tuple(one for one in machines if self._chance.random() < self.short_share)
         await self._delay()
@@ -83,6 +85,8 @@ class SimProvider:
         """Start machines; each answer stands alone (rule R9)."""
         self.calls["launch"] += 1
         await self._delay()
+        if self.cloud.faults.slow_launch and self._strikes("slow_launch"):
+            await asyncio.sleep(self._chance.uniform(*SLOW_SHARE) * self.traits.call_limit_s)
         answers = [self._launch(launch) for launch in launches]
         await self._delay()
         return answers
@@ -100,17 +104,16 @@ class SimProvider:
         return render(ticket)
 
     def _launch(self, launch: Launch) -> Answer:
-        faults = self.cloud.faults
         wrong = self._not_looked_at()
         if wrong is not None:
             return Answer(name=launch.token, outcome=wrong.outcome, error=wrong)
-        if self._chance.random() < faults.lost_reply:
+        if self._strikes("lost_reply"):
             # The cloud may act only after the caller has given up, yet within the listing lag.
             wait_s = self._chance.uniform(0.0, 0.05) * self.traits.listing_lag_s
             self.cloud._later(wait_s, self.cloud.launch, launch)
             return Answer(name=launch.token, outcome=Outcome.UNKNOWN, error=UnknownOutcome("the connection was reset"))
         machines, error = self.cloud.launch(launch)
-        if machines and self._chance.random() < faults.duplicate:
+        if machines and self._strikes("duplicate"):
             self.cloud._later(self._chance.uniform(0.0, 3.0), self.cloud.launch, launch)
         if error is not None and not machines:
             return Answer(name=launch.token, outcome=error.outcome, error=error)
@@ -118,19 +121,24 @@ class SimProvider:
 
     def _release(self, name: str) -> Answer:
         wrong = self._not_looked_at()
+        if wrong is None and self.cloud.faults.stuck_release and self._strikes("stuck_release"):
+            wrong = ThrottledError("releases are not taken now", retry_after_s=self._chance.uniform(1.0, 5.0))
         if wrong is not None:
             return Answer(name=name, outcome=wrong.outcome, error=wrong)
         self.cloud.release(name)
-        if self._chance.random() < self.cloud.faults.lost_reply:
+        if self._strikes("lost_reply"):
             return Answer(name=name, outcome=Outcome.UNKNOWN, error=UnknownOutcome("the connection was reset"))
         return Answer(name=name, outcome=Outcome.ACCEPTED)
 
     def _not_looked_at(self) -> ProviderError | None:
-        if self._chance.random() < self.cloud.faults.throttle:
+        if self._strikes("throttle"):
             return ThrottledError("request limit exceeded", retry_after_s=self._chance.uniform(1.0, 5.0))
-        if self._chance.random() < self.cloud.faults.lost_request:
+        if self._strikes("lost_request"):
             return UnknownOutcome("the connection timed out", code="Timeout")
         return None
+
+    def _strikes(self, fault: str) -> bool:
+        return self.cloud.strikes(fault, self._chance)
 
     async def _delay(self) -> None:
         low_s, high_s = self._delay_s
