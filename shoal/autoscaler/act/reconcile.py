@@ -94,6 +94,9 @@ class Reconciler:
     def _after(self, before: Instance, seen: Seen) -> Instance:
         state = after_fact(before.state, seen.fact)
         if state is before.state:
+            if state is State.LOST and seen.fact is Fact.HALTED and not before.why.startswith(seen.fact):
+                # Silence is mostly noticed first; that its machine has stopped ends the wait for its return.
+                return msgspec.structs.replace(before, why=f"{seen.fact}: {seen.cause}")
             return before
         now_s = self._clock.monotonic_s()
         fields: dict[str, object] = {"state": state, "since_s": now_s}
