@@ -35,7 +35,8 @@ class Bench(msgspec.Struct, kw_only=True):
     `gone_within_s` is how long a released machine may stay listed beyond the listing lag. The optional parts:
     `other_offer` another offer that can be bought; `limit(n)` lets only `n` more machines of `offer` exist;
     `lose_answer()` makes the next launch's answer get lost; `refuse_late()` makes the next launch fail after it was
-    accepted; `stranger` the same cloud seen by another cluster.
+    accepted; `halt(name)` stops a machine from inside, as a crash or a person would; `fail_listing()` makes the next
+    listing fail as the cloud's API does; `stranger` the same cloud seen by another cluster.
     """
 
     provider: Provider
@@ -46,6 +47,8 @@ class Bench(msgspec.Struct, kw_only=True):
     limit: Callable[[int], None] | None = None
     lose_answer: Callable[[], None] | None = None
     refuse_late: Callable[[], None] | None = None
+    halt: Callable[[str], None] | None = None
+    fail_listing: Callable[[], None] | None = None
     stranger: Provider | None = None
     serial: int = 0
 
@@ -223,6 +226,22 @@ class ProviderContract:
 
         self._check(check)
 
+    def test_r4_a_machine_that_stopped_stays_listed_until_it_is_released(self) -> None:
+        async def check(bench: Bench) -> None:
+            if bench.halt is None:
+                pytest.skip("the bench cannot halt a machine")
+            launch = bench.launch()
+            await bench.launched(launch)
+            (machine,) = await bench.listed(launch.token)
+            bench.halt(machine.name)
+            listing = await bench.settled()
+            (found,) = [one for one in listing.machines if one.token == launch.token]
+            assert found.phase in (Phase.HALTING, Phase.HALTED)
+            await bench.provider.release([machine.name])
+            await self._gone(bench, launch.token)
+
+        self._check(check)
+
     def test_r4_a_listing_shows_this_cluster_only(self) -> None:
         async def check(bench: Bench) -> None:
             if bench.stranger is None:
@@ -309,6 +328,18 @@ class ProviderContract:
             assert answer.outcome is Outcome.REFUSED
             assert answer.error is not None and answer.error.retry is Retry.NEVER
             assert not await bench.listed(launch.token)
+
+        self._check(check)
+
+    def test_r7_a_listing_that_fails_raises_a_provider_error(self) -> None:
+        async def check(bench: Bench) -> None:
+            if bench.fail_listing is None:
+                pytest.skip("the bench cannot fail a listing")
+            bench.fail_listing()
+            with pytest.raises(ProviderError) as caught:
+                await bench.provider.machines()
+            assert caught.value.code and isinstance(caught.value.retry, Retry)
+            assert (await bench.settled()).complete
 
         self._check(check)
 

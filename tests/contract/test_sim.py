@@ -60,8 +60,15 @@ class TestSim(ProviderContract):
             finally:
                 cloud.faults = self.background
 
-        original = provider.launch
+        async def listed_again() -> Any:
+            try:
+                return await listing()
+            finally:
+                cloud.faults = self.background
+
+        original, listing = provider.launch, provider.machines
         provider.launch = calm_again  # type: ignore[method-assign]  # a bench arranges one fault for one call
+        provider.machines = listed_again  # type: ignore[method-assign]
         yield Bench(
             provider=provider,
             offer=KEY,
@@ -70,6 +77,8 @@ class TestSim(ProviderContract):
             limit=limit,
             lose_answer=lambda: once(lost_reply=1.0),
             refuse_late=lambda: once(late_refusal=1.0),
+            halt=cloud.halt,
+            fail_listing=lambda: once(list_error=1.0),
             stranger=SimProvider(cloud, clock, chance.split("stranger"), cluster_uid="other"),
         )
         cloud.close()
