@@ -43,7 +43,8 @@ def simulate(
     """Play a trace against a cluster file: cost, waiting times, utilisation, a chart.
 
     CONFIG is the cluster's YAML. Nothing is bought. A policy learns how long work takes only when it has finished.
-    Exits with 0 if everything finished, 1 if something never ran, 2 if a file is wrong.
+    Exits with 0 if everything finished, 1 if something had not when it ended, 2 if a file
+    is wrong.
     """
     from shoal.config.demand_csv import read_offers, read_trace
     from shoal.config.load import load
@@ -52,6 +53,8 @@ def simulate(
     from shoal.testing.simulation import simulate as play
 
     loaded = load(config)
+    if chart_file is not None:
+        sim_report.check_chart(chart_file)
     for warning in loaded.warnings:
         say(str(warning))
     rows = read_trace(trace)

@@ -5,6 +5,7 @@ The chart needs matplotlib (extra `plots`); it is imported only when a chart is 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,27 @@ def words(said: dict[str, Any]) -> list[str]:
     """Return what stands beside the table, a line each."""
     lines = list(said["notes"])
     lines.append(f"{said['policy']}: {said['ended_s'] / 3600:.2f} h simulated in {said['took_s']:.1f} s")
+    work = said["work"]
+    if (left := work["submitted"] - work["finished"]) > 0:
+        lines.append(f"{said['policy']}: {left} of {work['submitted']} units had not finished when it ended")
     for one in said["unmet"]:
-        lines.append(f"unmet at the end: {one['count']} x {one['demand']}: {one['verdict']}: {one['why']}")
+        lines.append(
+            f"{said['policy']}: unmet at the end: {one['count']} x {one['demand']} ({one['shape']}): "
+            f"{one['verdict']}: {one['why']}"
+        )
     return lines + [f"alarm: {alarm}" for alarm in said["alarms"]]
+
+
+def check_chart(into: Path) -> None:
+    """Say before a long day what would keep its chart from being drawn.
+
+    Raises:
+        UserError: matplotlib is missing, or there is no such folder.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("chart: expected matplotlib, got none", hint="pip install 'shoal[plots]'")
+    if not into.parent.is_dir():
+        raise UserError(f"chart: {into}: expected a folder `{into.parent}`, got none")
 
 
 def chart(days: Sequence[dict[str, Any]], into: Path) -> list[Path]:
@@ -110,13 +129,8 @@ def chart(days: Sequence[dict[str, Any]], into: Path) -> list[Path]:
     Raises:
         UserError: matplotlib is missing, or the file cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError(
-            "chart: expected matplotlib, got none",
-            hint="pip install 'shoal[plots]'",
-        ) from error
+    check_chart(into)
+    import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure

@@ -20,6 +20,7 @@ from shoal.autoscaler.act.loop import Autoscaler, Improve
 from shoal.autoscaler.decide.wares import labels_of
 from shoal.config.demand_csv import TraceRow, gang_of
 from shoal.foundation import ids
+from shoal.foundation.amounts import shown
 from shoal.foundation.chance import Chance
 from shoal.foundation.clock import LoopClock
 from shoal.foundation.eventlog import Kind, MemoryLog
@@ -296,7 +297,7 @@ class _Running:
 
     def _ends(self, machine: SimMachine) -> None:
         self._machines.pop(machine.instance_id, None)
-        self.head.lose(machine.instance_id)
+        self.head.lose(machine.instance_id, has_ended=True)
 
     def _labels(self, instance_id: str) -> dict[str, str]:
         machine = self._machines[instance_id]
@@ -365,7 +366,13 @@ class _Running:
             finished=counts.finished,
             put_back=counts.put_back,
             unmet=tuple(
-                {"demand": one.demand, "count": one.count, "verdict": str(one.verdict), "why": one.why}
+                {
+                    "demand": one.demand,
+                    "shape": shown(one.amounts),
+                    "count": one.count,
+                    "verdict": str(one.verdict),
+                    "why": one.why,
+                }
                 for one in self.autoscaler.plan.unmet
             ),
             waits=tuple(sorted(counts.waits)),

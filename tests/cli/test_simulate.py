@@ -186,6 +186,30 @@ def test_without_matplotlib_one_line_names_the_extra(run: Run, tmp_path: Path, m
     assert "shoal[plots]" in err
 
 
+def test_a_chart_that_cannot_be_written_is_told_before_the_day(run: Run, tmp_path: Path) -> None:
+    config, file = tmp_path / "cluster.yaml", tmp_path / "trace.csv"
+    config.write_text(CLUSTER)
+    file.write_text("submit_s,duration_s,cpu\n0,60,1\n")
+
+    code, out, err = run("simulate", config, "--trace", file, "--chart", tmp_path / "nowhere" / "day.png")
+
+    assert (code, out) == (1, "")
+    assert "expected a folder" in err and "nowhere" in err
+
+
+def test_beside_the_table_stands_what_was_left_and_why(run: Run, tmp_path: Path) -> None:
+    config, file = tmp_path / "cluster.yaml", tmp_path / "trace.csv"
+    config.write_text(CLUSTER)
+    file.write_text("submit_s,duration_s,cpu,count\n0,60,64,2\n0,60,1,1\n")
+
+    code, _, err = run("simulate", config, "--trace", file, "--policy", "ours", "--policy", "static")
+
+    assert code == 1
+    assert "ours: 2 of 3 units had not finished when it ended" in err
+    assert "ours: unmet at the end: 2 x L2 (64 CPU): infeasible" in err
+    assert "static: " in err
+
+
 def test_wrong_traces_end_in_2(run: Run, tmp_path: Path) -> None:
     config, file = tmp_path / "cluster.yaml", tmp_path / "trace.csv"
     config.write_text(CLUSTER)
