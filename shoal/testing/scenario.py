@@ -171,7 +171,8 @@ class _Stage:
         return [f"{words[1]} after about {round(took_s, -1):.0f} s"]
 
     async def _kill(self, words: list[str]) -> None:
-        await self.world.kill(float(words[0]) if words else 1.0)
+        """`kill`, `kill 30`: how long it stays dead; `kill none`: for good."""
+        await self.world.kill(None if words == ["none"] else float(words[0]) if words else 1.0)
 
     async def _lose(self, words: list[str]) -> None:
         """`lose ledger`: the file is deleted while the autoscaler is dead."""
@@ -180,16 +181,18 @@ class _Stage:
         self.world.start()
 
     def _head(self, words: list[str]) -> None:
-        """`head restart 5`."""
-        self.world.head.restart(float(words[1]))
+        """`head restart 5`; `head down 1500`, during which machines without contact end themselves."""
+        (self.world.head_down if words[0] == "down" else self.world.head.restart)(float(words[1]))
 
     def _late(self, words: list[str]) -> None:
         """`late 1`: the chance that an agent grants a lease of its own just before a drain reaches it."""
         self.world.head.late_grants = float(words[0])
 
     def _cut(self, words: list[str]) -> None:
-        """`cut #1 for 60`."""
-        self.world.cut(self._instance(words[0]), float(words[2]))
+        """`cut #1 for 60`, `cut all for 60`."""
+        names = sorted(self.world.head.nodes) if words[0] == "all" else [self._instance(words[0])]
+        for name in names:
+            self.world.cut(name, float(words[2]))
 
     def _interrupt(self, words: list[str]) -> None:
         self.world.cloud.interrupt(self._machine(words[0]), float(words[2]) if len(words) > 2 else 120.0)
@@ -203,7 +206,7 @@ class _Stage:
     # looking
 
     def _show(self, words: list[str]) -> list[str]:
-        """`show machines | spend | waiting | unmet | report | wrong`."""
+        """`show machines | kept | debris | spend | waiting | unmet | report | wrong`."""
         world = self.world
         match words[0]:
             case "machines":
@@ -219,6 +222,11 @@ class _Stage:
             case "unmet":
                 unmet = world.autoscaler.plan.unmet if world.autoscaler else ()
                 return [f"{_class(one.demand)} x {one.count}: {one.verdict}" for one in unmet] or ["none"]
+            case "kept":
+                kept = world.autoscaler.plan.kept if world.autoscaler else ()
+                return [f"#{_serial(one.instance_id)} stays: {one.why}" for one in kept] or ["nothing idle stays"]
+            case "debris":
+                return sorted(world.cloud.debris) or ["none"]
             case "why":
                 report = world.autoscaler.report() if world.autoscaler else None
                 return [
