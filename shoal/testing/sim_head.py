@@ -8,6 +8,7 @@ is placed by `shoal.placement`, so what the planner says fits, fits here.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
@@ -127,6 +128,12 @@ class SimHead:
         self.session = 0
         self.late_grants = 0.0
         """The chance that an agent grants a lease of its own between the plan and the drain that it led to."""
+        self.late_grant_s = 7.0
+        """How long such work runs."""
+        self.lost_drains = 0.0
+        """The chance that a drain never reaches its agent, although the head took the order."""
+        self.injected: Counter[str] = Counter()
+        """How often each of the head's and the network's own faults has struck."""
         self._version = 0
         self._serial = 0
         self._changed = asyncio.Event()
@@ -227,9 +234,16 @@ class SimHead:
         self._touch()
         return True
 
-    def lose(self, instance_id: str) -> None:
-        """The agent's stream is closed: its machine ended or is cut off; a verdict comes later."""
+    def lose(self, instance_id: str, *, has_ended: bool = False) -> None:
+        """The agent's stream is closed: its machine ended or is cut off; a verdict comes later.
+
+        On a machine that has ended (`has_ended`) nothing runs to its end any more, though the head cannot know yet.
+        """
         node = self.nodes.get(instance_id)
+        if node is not None and has_ended:
+            for running in (self.running[one] for one in node.work_ids if one in self.running):
+                if running.timer is not None:
+                    running.timer.cancel()
         if node is not None and node.contact_lost_s is None:
             node.contact_lost_s = self._clock.monotonic_s()
             self._later(NODE_DEAD_S, self._give_verdict, instance_id, node.node_id)
@@ -255,6 +269,7 @@ class SimHead:
 
     def restart(self, down_s: float = 5.0) -> None:
         """Kill the head and start it again after `down_s`; agents come back one by one, then it has settled."""
+        self.injected["head restart"] += 1
         self.is_up = False
         for stream in self._streams:
             stream.set()
@@ -365,6 +380,9 @@ class SimHead:
 
     async def drain(self, instance_id: str, order: str, idle_serial: int | None, deadline_s: float | None) -> None:
         self._must_be_up()
+        if self.lost_drains and self._chance.random() < self.lost_drains:
+            self.injected["lost drain"] += 1
+            return
         self._later(self._chance.uniform(0.01, 0.1), self._agent_drains, instance_id, order, idle_serial, deadline_s)
 
     async def undrain(self, instance_id: str, order: str) -> None:
@@ -414,11 +432,12 @@ class SimHead:
         """Start a unit that the agent leased before it heard of the cordon."""
         shape = {"CPU": 10_000}
         if how_many(shape, node.free, 1):
-            key = self.submit(shape, 1, 7.0)
+            self.injected["late grant"] += 1
+            key = self.submit(shape, 1, self.late_grant_s)
             pending = self.pending[key]
             pending.count -= 1
             pending.running += 1
-            self._start(node, key, shape, 1, 7.0)
+            self._start(node, key, shape, 1, self.late_grant_s)
 
     def _empty(self, instance_id: str, order: str) -> None:
         node = self.nodes.get(instance_id)

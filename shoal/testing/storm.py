@@ -1,15 +1,19 @@
 """Storms: seeded worlds in which everything goes wrong for a quarter of an hour, then nothing; then the invariants.
 
-A seed decides policy, work, faults, kills, head restarts, cut networks and lost ledgers. `python -m
-shoal.testing.storm --seeds 10000` runs many, `--seed 8713` one with its story, `--bugs` plants each known bug in
-turn and counts the seeds that find it.
+A seed decides policy, work, faults, kills, head restarts, cut networks and lost ledgers; then it plays the drills, each
+with one danger at a moment of its choice. `python -m shoal.testing.storm --seeds 10000` runs many seeds, `--seed 8713`
+one with its story, `--bugs` plants each known bug in turn and counts the seeds that find it.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import click
 import msgspec
@@ -18,8 +22,24 @@ from shoal.foundation.chance import Chance
 from shoal.model.demand import Strategy
 from shoal.model.policy import Budget, Deadlines, NodeType, Policy
 from shoal.providers.sim.faults import CALM, Faults
-from shoal.testing import builders, invariants, mutations, sim_time
+from shoal.testing import (
+    builders,
+    drills,
+    drills_buying,
+    drills_keeping,
+    drills_owning,
+    invariants,
+    mutations,
+    planted_facts,
+    planted_orders,
+    planted_plans,
+    sim_time,
+)
+from shoal.testing.drills import settle
 from shoal.testing.world import World
+
+_REGISTERED = (drills_buying, drills_keeping, drills_owning, planted_facts, planted_orders, planted_plans)
+"""What these modules hold registers itself when they are imported."""
 
 STORM_S = 900.0
 LULL_EVERY_S, LULL_S = 300.0, 120.0
@@ -27,24 +47,49 @@ SERVED_WITHIN_S = 3 * 3600.0
 EMPTY_WITHIN_S = 2 * 3600.0
 EVER_S = STORM_S + 2 * (SERVED_WITHIN_S + EMPTY_WITHIN_S)
 BOOTED_WITHIN_S = 60
+FOUND_LEAST = 0.95
+"""Share of the seeds that must find a planted bug."""
 BOOT_S = 100.0
 """How long a boot may take."""
 
 
+WILD = "wild"
+"""The name of the part in which everything happens at once; the others are the drills."""
+
+
 class Outcome(msgspec.Struct, frozen=True):
-    """How one storm ended: nothing wrong, or what; `story` only where asked for."""
+    """How one storm ended: nothing wrong, or what and in which part; `story` only where asked for."""
 
     seed: int
     wrong: tuple[str, ...]
     story: str = ""
     simulated_s: float = 0.0
     kills: int = 0
+    part: str = WILD
+    """The part that went wrong; the wild one if none did."""
+    injected: dict[str, int] = {}
+    """How often each fault has struck."""
 
 
-def storm(seed: int, *, bug: str = "", story: bool = False) -> Outcome:
-    """Run one seed in virtual time, with a bug planted where named."""
+def storm(seed: int, *, bug: str = "", story: bool = False, first: str = "") -> Outcome:
+    """Run one seed in virtual time, with a bug planted where named; stop at the first part that goes wrong.
+
+    `first` is the part to begin with: the order changes nothing but how soon a planted bug is found.
+    """
+    injected: Counter[str] = Counter()
+    whole: Outcome | None = None
     with mutations.planted(bug):
-        return sim_time.run(_storm(seed, story))
+        for part in sorted((*drills.DRILLS, WILD), key=lambda name: name != first):
+            if part == WILD:
+                whole = outcome = sim_time.run(wild(seed, story))
+            else:
+                ended = drills.run(part, seed, story=story)
+                outcome = Outcome(seed, ended.wrong, ended.story, part=part, injected=ended.injected)
+            injected.update(outcome.injected)
+            if outcome.wrong:
+                return outcome
+    assert whole is not None, "the wild part is one of the parts"
+    return msgspec.structs.replace(whole, injected=dict(injected))
 
 
 def policy_of(chance: Chance) -> Policy:
@@ -103,7 +148,8 @@ def faults_of(chance: Chance) -> Faults:
     return Faults(**chosen)
 
 
-async def _storm(seed: int, with_story: bool) -> Outcome:
+async def wild(seed: int, with_story: bool = False) -> Outcome:
+    """Run the wild part of a seed, inside a loop of virtual time."""
     chance = Chance(f"storm/{seed}")
     world = World(
         seed,
@@ -112,14 +158,17 @@ async def _storm(seed: int, with_story: bool) -> Outcome:
         crashes=chance.choice((0.002, 0.006, 0.015)),
         boot_s=(5.0, 45.0),
         listing_lag_s=chance.choice((10.0, 30.0)),
+        publish_every_s=(5.0, 30.0),
+        dies_in_calls=True,
     )
     world.head.late_grants = 0.8
     wrong: list[str] = []
     try:
-        await _stir(world, chance.split("deeds"))
-        await _last_gust(world)
-        world.cloud.faults, world.crashes, world.head.late_grants = CALM, 0.0, 0.0
-        wrong = invariants.while_stormy(world)
+        wrong = await _stir(world, chance.split("deeds"))
+        if not wrong:
+            await _last_gust(world)
+            world.cloud.faults, world.crashes, world.head.late_grants = CALM, 0.0, 0.0
+            wrong = invariants.while_stormy(world)
         if not wrong:
             await _settle(world)
             wrong = invariants.once_calm(world)
@@ -132,11 +181,11 @@ async def _storm(seed: int, with_story: bool) -> Outcome:
     await world.stop()
     world.cloud.close()
     story = world.story if with_story else ""
-    return Outcome(seed, tuple(wrong), story, world.clock.monotonic_s(), world.kills)
+    return Outcome(seed, tuple(wrong), story, world.clock.monotonic_s(), world.kills, injected=dict(world.injected))
 
 
-async def _stir(world: World, chance: Chance) -> None:
-    """Let work come and things go wrong for the length of the storm."""
+async def _stir(world: World, chance: Chance) -> list[str]:
+    """Let work come and things go wrong for the length of the storm; return early with what is wrong already."""
     serial = 0
     while (now_s := world.clock.monotonic_s()) < STORM_S:
         draw = chance.random()
@@ -165,6 +214,9 @@ async def _stir(world: World, chance: Chance) -> None:
             world.lose_ledger()
             world.start()
         await world.run_for(chance.expovariate(1 / 10.0))
+        if world.violations or world.head.forgotten_busy:
+            return invariants.while_stormy(world)
+    return []
 
 
 async def _last_gust(world: World) -> None:
@@ -233,15 +285,7 @@ async def _encore(world: World) -> list[str]:
 
 async def _settle(world: World) -> None:
     """Give the calm world the time it needs: all work done, then all machines gone."""
-    world.head.request("owner", [])
-    end_s = world.clock.monotonic_s() + SERVED_WITHIN_S
-    while not world.head.is_idle and world.clock.monotonic_s() < end_s:
-        await world.run_for(10.0)
-    end_s = world.clock.monotonic_s() + EMPTY_WITHIN_S
-    while world.clock.monotonic_s() < end_s:
-        await world.run_for(20.0)
-        if not world.machines() and not world.cloud.debris and world.ledger and not world.ledger.instances:
-            break
+    await settle(world, SERVED_WITHIN_S, EMPTY_WITHIN_S)
 
 
 @click.command()
@@ -251,8 +295,11 @@ async def _settle(world: World) -> None:
 @click.option("--processes", default=1, help="How many processes to use.")
 @click.option("--bugs", is_flag=True, help="Plant each known bug and count the seeds that find it.")
 @click.option("--bug", default="", help="Plant this bug.")
-def main(seeds: int, first: int, seed: int | None, processes: int, bugs: bool, bug: str) -> None:
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Keep what was counted in this JSON file.")
+def main(seeds: int, first: int, seed: int | None, processes: int, bugs: bool, bug: str, out: Path | None) -> None:
     """Run storms. Exits with 1 if any seed finds something wrong (with --bugs: if a bug escapes too often)."""
+    if bug and bug not in mutations.BUGS:
+        raise click.BadParameter(f"no bug `{bug}`; there are {', '.join(mutations.BUGS)}", param_hint="--bug")
     if seed is not None:
         outcome = storm(seed, bug=bug, story=True)
         click.echo(outcome.story)
@@ -260,40 +307,72 @@ def main(seeds: int, first: int, seed: int | None, processes: int, bugs: bool, b
             click.echo(wrong)
         raise SystemExit(1 if outcome.wrong else 0)
     numbers = range(first, first + seeds)
-    if bugs:
-        raise SystemExit(_table(numbers, processes))
     began_s = time.monotonic()
-    failed = [one for one in _many(numbers, processes, bug) if one.wrong]
-    for outcome in failed[:20]:
-        click.echo(f"make storm SEED={outcome.seed}: {outcome.wrong[0]}")
-    click.echo(f"{seeds} seeds, {len(failed)} failed, {time.monotonic() - began_s:.1f} s")
-    raise SystemExit(1 if failed else 0)
+    with _Runner(processes) as runner:
+        if bugs:
+            found = _table(numbers, runner)
+            kept: dict[str, object] = {"seeds_that_find": found}
+            is_well = min(found.values()) >= FOUND_LEAST * len(numbers)
+        else:
+            outcomes = list(runner.run(numbers, bug))
+            failed = [one for one in outcomes if one.wrong]
+            for outcome in failed[:20]:
+                click.echo(f"make storm SEED={outcome.seed}: {outcome.wrong[0]}")
+            click.echo(f"{seeds} seeds, {len(failed)} failed, {time.monotonic() - began_s:.1f} s")
+            injected = sum((Counter(one.injected) for one in outcomes), Counter())
+            click.echo("faults that struck: " + ", ".join(f"{name} {injected[name]}" for name in sorted(injected)))
+            kept = {"failed": [one.seed for one in failed], "injected": dict(injected)}
+            is_well = not failed
+    if out is not None:
+        _keep(out, {"seeds": [numbers.start, numbers.stop - 1], **kept})
+    raise SystemExit(0 if is_well else 1)
 
 
-def _many(numbers: Sequence[int], processes: int, bug: str) -> list[Outcome]:
-    if processes <= 1:
-        return [storm(number, bug=bug) for number in numbers]
-    with ProcessPoolExecutor(processes) as pool:
-        return list(pool.map(_one, [(number, bug) for number in numbers], chunksize=4))
+class _Runner:
+    """Runs seeds one after another, or in several processes."""
+
+    def __init__(self, processes: int) -> None:
+        self._pool = ProcessPoolExecutor(processes) if processes > 1 else None
+
+    def __enter__(self) -> _Runner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(self, numbers: Sequence[int], bug: str, first: str = "") -> Iterator[Outcome]:
+        """Yield the outcome of each seed, in their order."""
+        jobs = [(number, bug, first) for number in numbers]
+        yield from map(_one, jobs) if self._pool is None else self._pool.map(_one, jobs, chunksize=4)
 
 
-def _one(job: tuple[int, str]) -> Outcome:
-    return storm(job[0], bug=job[1])
+def _one(job: tuple[int, str, str]) -> Outcome:
+    number, bug, first = job
+    return storm(number, bug=bug, first=first)
 
 
-def _table(numbers: Sequence[int], processes: int) -> int:
-    """Print for each planted bug how many of the seeds find it."""
-    worst = 1.0
+def _table(numbers: Sequence[int], runner: _Runner) -> dict[str, int]:
+    """Print and return for each planted bug how many of the seeds find it."""
+    counts: dict[str, int] = {}
     for name in mutations.BUGS:
-        outcomes = _many(numbers, processes, name)
-        found = sum(1 for one in outcomes if one.wrong)
+        # Whatever part finds it in one seed is asked first in the others.
+        hint = next((one.part for one in runner.run(numbers[:1], name) if one.wrong), "")
+        outcomes = list(runner.run(numbers, name, hint))
+        counts[name] = sum(1 for one in outcomes if one.wrong)
         example = next((one.wrong[0] for one in outcomes if one.wrong), "")
-        worst = min(worst, found / len(numbers))
-        click.echo(f"{name:40} {found:4} of {len(numbers)}   {example[:90]}")
-    return 0 if worst >= 0.95 else 1
+        click.echo(f"{name:40} {counts[name]:4} of {len(numbers)}   {example[:110]}")
+    return counts
 
 
-__all__ = ["Outcome", "main", "storm"]
+def _keep(out: Path, what: Mapping[str, object]) -> None:
+    """Write the counts with the commit they hold for; an older file's other counts stay."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    before = json.loads(out.read_text()) if out.exists() else {}
+    out.write_text(json.dumps({**before, "commit": commit.stdout.strip(), **what}, indent=1) + "\n")
+
+
+__all__ = ["FOUND_LEAST", "WILD", "Outcome", "main", "storm", "wild"]
 
 if __name__ == "__main__":
     main()

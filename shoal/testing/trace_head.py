@@ -205,9 +205,9 @@ class TraceHead(SimHead):
         super()._lift(node, answer)
         self._changed_node(node.instance_id)
 
-    def lose(self, instance_id: str) -> None:
+    def lose(self, instance_id: str, *, has_ended: bool = False) -> None:
         """The agent's stream is closed."""
-        super().lose(instance_id)
+        super().lose(instance_id, has_ended=has_ended)
         if instance_id in self.nodes:
             self._outdated.add(instance_id)
 

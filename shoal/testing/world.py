@@ -7,16 +7,21 @@ lives on in memory as a file would. `story` prints what happened, for failures.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from shoal.autoscaler.act.ledger import Ledger
-from shoal.autoscaler.act.loop import Autoscaler, Improve
+from shoal.autoscaler.act.loop import PUBLISH_EVERY_S, Autoscaler, Improve
 from shoal.autoscaler.decide.planner import improve as planner
+from shoal.autoscaler.decide.room import reserve_s
 from shoal.foundation import ids
 from shoal.foundation.amounts import amounts
 from shoal.foundation.chance import Chance
 from shoal.foundation.clock import LoopClock
 from shoal.foundation.eventlog import Event, Kind, MemoryLog
+from shoal.guard import rules
+from shoal.guard.machine import MachineSpec
 from shoal.model.demand import Strategy
 from shoal.model.launch import Phase
 from shoal.model.offer import OfferKey
@@ -51,18 +56,27 @@ class World:
         boot_s: tuple[float, float] = (20.0, 60.0),
         listing_lag_s: float = 10.0,
         report_every_s: float = 0.05,
+        publish_every_s: tuple[float, float] = PUBLISH_EVERY_S,
+        dies_in_calls: bool = False,
         providers: Callable[[Provider], Provider] = lambda provider: provider,
     ) -> None:
         """Build it, not yet running.
 
         `crashes` is the chance that the autoscaler dies at any one boundary, `crash_at` the number of the boundary
-        at which it dies for certain (0: none); `providers` may wrap the provider.
+        at which it dies for certain (0: none). Boundaries are every commit and every launch and release; with
+        `dies_in_calls` also every other call, to the head and to the cloud, before and after. `providers` may wrap the
+        provider.
         """
         self.seed, self.clock, self.chance = seed, LoopClock(), Chance(f"world/{seed}")
         self.uid = ids.cluster_uid(self.chance.split("uid"))
         self.log = MemoryLog(self.clock, events_max=200_000)
         self.policy = policy or default_policy()
         self.improve, self.crashes, self.crash_at = improve, crashes, crash_at
+        self._publish_every_s, self._dies_in_calls = publish_every_s, dies_in_calls
+        self.crash_when: Callable[[str], bool] = lambda boundary: False
+        """Whether the process dies at the boundary of this name now."""
+        self.dead_s = (0.5, 5.0)
+        """How long it stays dead after such a death: at least, at most."""
         self.cloud = SimCloud(
             self.clock,
             self.chance.split("cloud"),
@@ -107,6 +121,8 @@ class World:
         self.is_concealed = False
         """The cloud has hidden a machine from a complete listing, against rule R4."""
         self._names_created: dict[str, str] = {}
+        self._injected: Counter[str] = Counter()
+        self._runs: dict[Autoscaler, asyncio.Task[str]] = {}
 
     # driving
 
@@ -114,12 +130,16 @@ class World:
         """Start the autoscaler, on the ledger that the disk holds."""
         self._is_dying = False
         self.ledger = Ledger(self.disk, self.clock, crash=self._boundary)
+        session = self.head.of_session()
         self.autoscaler = Autoscaler(
             self.clock,
             self.chance.split(f"autoscaler/{self.kills}"),
             self.ledger,
-            self.head.of_session(),
-            self._given,
+            _Breakable(session, self._boundary, _HEAD_CALLS) if self._dies_in_calls else session,
+            {
+                name: _Breakable(one, self._boundary, _PROVIDER_CALLS) if self._dies_in_calls else one
+                for name, one in self._given.items()
+            },
             SimBoot(self.uid),
             self.log,
             self.policy,
@@ -127,9 +147,15 @@ class World:
             cluster_uid=self.uid,
             on_end=self.ends.append,
             crash=self._boundary,
+            publish_every_s=self._publish_every_s,
         )
         self._task = asyncio.ensure_future(self.autoscaler.run())
         self._task.add_done_callback(self._autoscaler_ended)
+        self._runs[self.autoscaler] = self._task
+
+    def has_ended(self, autoscaler: Autoscaler) -> bool:
+        """Say whether an autoscaler that was started has come to its end."""
+        return self._runs[autoscaler].done()
 
     async def stop(self) -> None:
         """Stop the autoscaler in order."""
@@ -148,6 +174,7 @@ class World:
         if self.disk.in_transaction:
             self.disk.rollback()
         self.kills += 1
+        self._injected["kill -9"] += 1
         self.log.record(Kind.PROCESS_DIED, process="autoscaler", kills=self.kills)
         if restart_after_s is not None:
             await asyncio.sleep(restart_after_s)
@@ -244,8 +271,29 @@ class World:
             else:
                 self._later(REJOIN_S, self._try_join, machine, since_s)
 
+    def head_down(self, for_s: float) -> None:
+        """Take the head away for a time and bring it back; the machines' guards end them when their lease is over."""
+        self.head.restart(for_s)
+        now_s = self.clock.monotonic_s()
+        if for_s > LEASE_S:
+            for machine in self.machines():
+                self._later(LEASE_S + 1.0, self._guard, machine, now_s)
+
+    def _guard(self, machine: SimMachine, answered_s: float) -> None:
+        """Look, as the guard of the machine does, whether it must end for want of contact; look again if not yet."""
+        if self.head.is_up or not machine.is_running:
+            return
+        node = self.head.nodes.get(machine.instance_id)
+        contact = rules.Contact(started_s=machine.created_s, answered_s=answered_s, has_joined=node is not None)
+        is_busy = node is not None and node.running > 0
+        if rules.ending(_GUARD, contact, self.clock.monotonic_s(), is_busy=is_busy):
+            self._end_itself(machine.name)
+        else:
+            self._later(60.0, self._guard, machine, answered_s)
+
     def _end_itself(self, name: str) -> None:
         """The machine's own guard ends it: the dead-man lease has run out."""
+        self._injected["dead man's lease"] += 1
         self._ended_themselves.add(name)
         self.cloud.release(name)
 
@@ -272,20 +320,37 @@ class World:
             count = sum(1 for one in there if one.request.node_type == kind.name)
             if count > kind.max_workers:
                 self.violations.append(f"{count} machines of {kind.name}, max_workers is {kind.max_workers}")
-        self.peak_usd_per_h = max(self.peak_usd_per_h, sum(one.price_usd_per_h for one in there))
+        rate_usd_per_h = sum(one.price_usd_per_h for one in there)
+        self.peak_usd_per_h = max(self.peak_usd_per_h, rate_usd_per_h)
+        most_usd = self.policy.budget.usd_total_max
+        if most_usd is not None:
+            # What runs must be payable until it can be given back; a launch call takes a moment of its own.
+            needed = self.cloud.bill_usd(self.uid) + rate_usd_per_h * (reserve_s(self.policy) - CALL_FELT_S) / 3600
+            if needed > most_usd:
+                self.violations.append(f"{name} was bought with ${needed:.4g} to pay, usd_total_max is ${most_usd:g}")
 
     def _machine_ended(self, machine: SimMachine) -> None:
         node = self.head.nodes.get(machine.instance_id)
-        if node is None:
+        if node is None or self._names_created.get(machine.instance_id) != machine.name:
             return
         in_contact = node.contact_lost_s is None and not node.is_missing
         was_released = machine.phase is Phase.HALTING and machine.name not in self._ended_themselves
         if was_released and node.running and in_contact and node.drain_deadline_s is None:
             self.violations.append(f"{machine.instance_id} was released with {node.running} pieces of work on it")
-        self.head.lose(machine.instance_id)
+        self.head.lose(machine.instance_id, has_ended=True)
+
+    def disregard(self, instance_id: str) -> None:
+        """Do not hold the autoscaler to account for a machine of this instance: somebody else made it."""
+        self._exempt.add(instance_id)
+
+    @property
+    def injected(self) -> Counter[str]:
+        """How often each fault has struck so far: the cloud's, the head's, and what befell process and network."""
+        return self.cloud.injected + self.head.injected + self._injected
 
     def lose_ledger(self) -> None:
         """Delete the ledger's file; the next start finds nothing. Only while the autoscaler is dead."""
+        self._injected["ledger lost"] += 1
         self.disk.close()
         self.disk = MemoryDisk()
         self._exempt.update(one.instance_id for one in self.machines())
@@ -296,6 +361,7 @@ class World:
 
     def cut(self, instance_id: str, for_s: float) -> None:
         """Cut a node's network; its guard ends the machine when the lease runs out."""
+        self._injected["network cut"] += 1
         self._cut.add(instance_id)
         self.head.lose(instance_id)
         machine = next((one for one in self.machines() if one.instance_id == instance_id), None)
@@ -318,7 +384,11 @@ class World:
             raise Crashed(name)
         if name == "commit.after":
             self._audit()
-        if self.boundaries == self.crash_at or (self.crashes and self._crash_chance.random() < self.crashes):
+        if (
+            self.boundaries == self.crash_at
+            or self.crash_when(name)
+            or (self.crashes and self._crash_chance.random() < self.crashes)
+        ):
             self._is_dying = True
             self.log.record(Kind.PROCESS_DIED, process="autoscaler", at=name)
             asyncio.get_running_loop().call_soon(self._bury)
@@ -340,7 +410,7 @@ class World:
                 self.violations.append(f"{machine.name} exists and {machine.instance_id} is written off")
 
     def _bury(self) -> None:
-        self._burial = asyncio.ensure_future(self.kill(self._crash_chance.uniform(0.5, 5.0)))
+        self._burial = asyncio.ensure_future(self.kill(self._crash_chance.uniform(*self.dead_s)))
 
     def _autoscaler_ended(self, task: asyncio.Task[str]) -> None:
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
@@ -348,6 +418,26 @@ class World:
 
     def _later(self, delay_s: float, deed: Callable[..., object], *args: object) -> None:
         asyncio.get_running_loop().call_later(delay_s, deed, *args)
+
+
+class _Breakable:
+    """A head or provider at whose calls the process can die: before one has left, or before its answer is heard."""
+
+    def __init__(self, inner: Any, boundary: Callable[[str], None], calls: frozenset[str]) -> None:
+        self._inner, self._boundary, self._calls = inner, boundary, calls
+
+    def __getattr__(self, name: str) -> Any:
+        inner = getattr(self._inner, name)
+        if name not in self._calls:
+            return inner
+
+        async def call(*args: Any) -> Any:
+            self._boundary(f"{name}.before")
+            answer = await inner(*args)
+            self._boundary(f"{name}.after")
+            return answer
+
+        return call
 
 
 class SimBoot:
@@ -383,8 +473,14 @@ class SimBoot:
         )
 
 
+_HEAD_CALLS = frozenset({"open_session", "join_secret", "cordon", "drain", "undrain", "bar", "forget", "publish"})
+_PROVIDER_CALLS = frozenset({"offers", "machines"})
+"""Launches and releases are boundaries of their own, at the moment the call really leaves."""
+_GUARD = MachineSpec(name="", uid="", instance_id="", role="worker", children=[], secret_file="", log_dir="")
 LOSS_FELT_S = 60.0
 """For how long calls of before may still start machines after the ledger was lost."""
+CALL_FELT_S = 30.0
+"""How long a launch call may take: meanwhile what runs goes on costing."""
 _WALL_START_S = 1_767_225_600.0
 _SHORT = {"cpu": "CPU", "gpu": "GPU"}
 
