@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -22,6 +22,7 @@ from shoal.autoscaler.act.carry_out import Hands
 from shoal.autoscaler.act.collect import Collector
 from shoal.autoscaler.act.contracts import Boot, Head, Report
 from shoal.autoscaler.act.deadlines import returned, without_expiry
+from shoal.autoscaler.act.demand import Demand
 from shoal.autoscaler.act.learn import Learned
 from shoal.autoscaler.act.ledger import GRACE_S, Crash, Ledger, never
 from shoal.autoscaler.act.observe import Witnesses, snapshot
@@ -31,7 +32,6 @@ from shoal.autoscaler.act.rows import ListingRow
 from shoal.autoscaler.act.survey import Survey
 from shoal.autoscaler.act.tend import Tender
 from shoal.autoscaler.act.thinking import think
-from shoal.autoscaler.decide.commit import quiet_left_s
 from shoal.autoscaler.decide.due import next_due_s
 from shoal.foundation.backoff import backoff_s
 from shoal.foundation.chance import Chance
@@ -132,10 +132,7 @@ class Autoscaler:
         self._is_dirty = True
         self._is_usage_new = False
         self._news: tuple[int, int] | None = None
-        self._grew_s: float | None = None
-        self._unmet_since_s: float | None = None
-        self._waiting = 0.0
-        self._answered = _Answered({}, frozenset(), frozenset())
+        self._demand = Demand()
         self._plan = Plan()
         self._planned_s = -math.inf
         self._due_s = math.inf
@@ -258,20 +255,11 @@ class Autoscaler:
         self._witnesses.hear_work(work, now_s, is_first=is_first)
         self._witnesses.is_head_heard = True
         self._hands.head_error = ""
-        waiting = _waiting(work)
-        if waiting > self._waiting:
-            self._grew_s = now_s
-            if self._unmet_since_s is None:
-                self._unmet_since_s = now_s
-        elif waiting == 0:
-            self._unmet_since_s = self._grew_s = None
-        self._waiting = waiting
-        is_outgrown = waiting > 0 and self._answered.is_outgrown_by(work)
-        if is_first or before is None or before.standing != work.standing or _is_noticed(work) or is_outgrown:
+        is_new = self._demand.hear(work, now_s)
+        if is_first or before is None or before.standing != work.standing or _is_noticed(work) or is_new:
             self._dirty()
         else:
-            # Usage alone is no reason to plan at once: a node that fell idle has its idle time to wait anyway, and
-            # what waits and was answered by the newest plan waits for machines on their way, or for a reason.
+            # Usage alone is no reason to plan at once: a node that fell idle has its idle time to wait anyway.
             self._is_usage_new = True
             self._wake.set()
 
@@ -287,7 +275,9 @@ class Autoscaler:
         due_s = self._ran_s + self._tick_s()
         if not self._why_not_plan():
             if self._is_dirty:
-                due_s = min(due_s, max(self._quiet_s(now_s), self._planned_s + self._thought_s))
+                due_s = min(
+                    due_s, max(self._demand.quiet_s(self.policy.thinking, now_s), self._planned_s + self._thought_s)
+                )
             else:
                 next_s = self._planned_s + max(self._usage_every_s(), self._thought_s)
                 due_s = min(due_s, next_s if self._is_usage_new else max(next_s, self._due_s))
@@ -394,7 +384,7 @@ class Autoscaler:
         if why_not:
             self.waiting_for = why_not
             return
-        if self._is_dirty and self._quiet_s(now_s) > now_s:
+        if self._is_dirty and self._demand.quiet_s(self.policy.thinking, now_s) > now_s:
             return  # demand still grows; the pause ends when it is quiet
         every_s = self._usage_every_s() if self._is_usage_new else self._plan_every_s()
         if self._due_s <= now_s:
@@ -404,14 +394,13 @@ class Autoscaler:
         if now_s - self._planned_s < self._thought_s:
             return  # at most half of the time is spent thinking; the pause knows when it goes on
         self._is_dirty = self._is_usage_new = False
-        if self._grew_s is not None:
-            self._pondered_s = self._grew_s
+        seen = snapshot(self._witnesses, self._ledger, now_s)
+        grew_s = self._demand.answer(seen.work)
+        if grew_s is not None:
+            self._pondered_s = grew_s
         elif not self._is_part:
             self._pondered_s = now_s
-        self._grew_s = self._unmet_since_s = None
-        seen = snapshot(self._witnesses, self._ledger, now_s)
         self._due_s = next_due_s(seen, self.policy)
-        self._answered = _Answered.by(seen.work)
         plan, self._is_part = await think(
             self._clock,
             self._improve(seen, self.policy, self._seed),
@@ -478,14 +467,8 @@ class Autoscaler:
 
     def _usage_every_s(self) -> float:
         """Return how often news of usage alone make a plan: each costs by the number of nodes."""
-        per_s = NODES_PER_S[1 if self._waiting else 0]
+        per_s = NODES_PER_S[1 if self._demand.waiting else 0]
         return min(self._tick_s(), max(USAGE_EVERY_S, len(self._witnesses.nodes) / per_s))
-
-    def _quiet_s(self, now_s: float) -> float:
-        """Return when to act by the quiet rule."""
-        if self._grew_s is None or self._unmet_since_s is None:
-            return now_s
-        return now_s + quiet_left_s(self.policy.thinking, now_s - self._grew_s, now_s - self._unmet_since_s)
 
     def _why_not_plan(self) -> str:
         if not self.session or self._witnesses.work is None:
@@ -592,39 +575,6 @@ class Autoscaler:
             self._hands.head_error = str(error) or type(error).__name__
 
 
-def _waiting(work: Work) -> float:
-    """Return how many units wait in all, to see whether demand grows."""
-    return (
-        sum(one.waiting for one in work.classes)
-        + sum(len(gang.bundles) for gang in work.gangs)
-        + sum(len(one.bundles) for one in work.standing)
-    )
-
-
 def _is_noticed(work: Work) -> bool:
     """Say whether a node that still takes work is about to be taken away."""
     return any(node.notice and not node.is_cordoned for node in work.nodes)
-
-
-class _Answered(NamedTuple):
-    """The demand that a plan was made for: units by class, where they fit but wait, and gangs."""
-
-    waiting: Mapping[str, int]
-    unplaceable: frozenset[tuple[str, str]]
-    gangs: frozenset[str]
-
-    @classmethod
-    def by(cls, work: Work) -> _Answered:
-        return cls(
-            {one.key: one.waiting for one in work.classes},
-            frozenset((one.key, name) for one in work.classes for name in one.unplaceable_on),
-            frozenset(gang.gang_id for gang in work.gangs),
-        )
-
-    def is_outgrown_by(self, work: Work) -> bool:
-        """Say whether anything waits that did not wait then."""
-        return any(
-            one.waiting > self.waiting.get(one.key, 0)
-            or any((one.key, name) not in self.unplaceable for name in one.unplaceable_on)
-            for one in work.classes
-        ) or any(gang.gang_id not in self.gangs for gang in work.gangs)
