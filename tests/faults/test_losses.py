@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -76,6 +77,32 @@ def test_lost_values_are_made_again_side_by_side(nodes: Nodes) -> None:
 
     assert [int(value[0]) for value in values] == list(range(8))
     assert took_s < 8 * 0.5, f"they were made one by one: {took_s:.1f} s"
+
+
+def test_whoever_awaits_a_lost_value_does_not_hold_up_its_event_loop(nodes: Nodes) -> None:
+    node_id = nodes.nodes["a"].told["node_id"]
+    there = make.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=True), num_cpus=0.1)
+    awaited, as_future = (made_at(node_id, lambda n=n: there.remote(n, 1.0)) for n in range(2))
+    nodes.nodes["a"].kill()
+    eventually(lambda: sum(one["Alive"] for one in shoal.nodes()) == 1)
+
+    async def main() -> tuple[Any, Any, int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.02)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        value = await asyncio.wait_for(awaited, 60)
+        ticking.cancel()
+        return value, await asyncio.wait_for(asyncio.wrap_future(as_future.future()), 60), ticks
+
+    value, other, ticks = asyncio.run(main())
+    assert (int(value[0]), int(other[0])) == (0, 1)
+    assert ticks >= 10, "the loop stood still while the value was made again, which takes a second"
 
 
 def test_a_value_whose_recipe_had_to_go_says_so(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,7 +213,7 @@ class Stored:
                     is_elsewhere = ref._ready and ref._data is not data  # it has moved, or been made again, meanwhile
                     is_lost = not is_elsewhere and (attempt == REBUILDS_MAX or not self.rebuild(ref))
                 if is_lost:
-                    raise _told_why(self._loss_of(ref), error) from error
+                    raise told_why(self.loss_of(ref), error) from error
             self._session.values._await([ref], None if end_s is None else max(0.0, end_s - monotonic()))
         raise AssertionError("unreachable")
 
@@ -230,13 +230,7 @@ class Stored:
         if view is None:
             got = self._pinned([object_id, node_id, sources, size], end_s)
             view = reader.view(object_id, msgspec.convert(got, Located))
-        if not nested:
-            return load_view(view)
-        outer, context.holds = context.holds, holds if isinstance(holds, dict) else {}
-        try:
-            return load_view(view)
-        finally:
-            context.holds = outer
+        return loaded(view, nested, holds)
 
     def _pinned(self, args: list[Any], end_s: float | None) -> Any:
         """Have the agent fetch and pin an object; return where it lies.
@@ -401,9 +395,9 @@ class Stored:
             from shoal.runtime.client.refs import settle
 
             ref._ready = False
-            settle(ref, wire.ERROR, pickle.dumps(self._loss_of(ref)))
+            settle(ref, wire.ERROR, pickle.dumps(self.loss_of(ref)))
 
-    def _loss_of(self, ref: ObjectRef[Any]) -> Exception:
+    def loss_of(self, ref: ObjectRef[Any]) -> Exception:
         from shoal import exceptions
 
         shown = ref.hex()
@@ -495,7 +489,18 @@ class Stored:
             self._send("forked", None)
 
 
-def _told_why(loss: Exception, cause: Exception) -> Exception:
+def loaded(view: memoryview, nested: Any, holds: Any) -> Any:
+    """Return the value in a view, with the refs that it holds."""
+    if not nested:
+        return load_view(view)
+    outer, context.holds = context.holds, holds if isinstance(holds, dict) else {}
+    try:
+        return load_view(view)
+    finally:
+        context.holds = outer
+
+
+def told_why(loss: Exception, cause: Exception) -> Exception:
     """Return the loss with what its agent said last: a node that is no longer there, or one that nobody may trust."""
     from shoal.exceptions import ObjectLostError
 
