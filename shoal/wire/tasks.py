@@ -61,13 +61,16 @@ LEND: Final = 12
 CANCEL: Final = 13
 """n, is_forced, is_recursive."""
 ITEM: Final = 14
-"""n, index, format, data: one item of a streaming generator; the last word is its RESULT."""
+"""n, index, format, data[, is_again]: one item of a streaming generator; the last word is its RESULT. Again: sent
+before, in the same run, on a connection that has broken."""
 CONSUMED: Final = 15
 """n, count: the caller has taken so many items (back-pressure)."""
 KEPT: Final = 16
 """n, [owner, ...]: refs of these owners among the task's arguments outlive it; said just before its RESULT."""
 LOST: Final = 17
 """n, object, node: the receiver's object cannot be read where we said it is; make it again."""
+ITEMS_HERE: Final = 22
+"""n, count: so many items of an actor's stream have arrived; said where a connection may lose what is under way."""
 NUMBERED: Final = 21
 """serial, message: a LEND or RELEASE, which must not be lost or applied twice (`runtime/client/reliable.py`)."""
 TAKEN: Final = 20

@@ -112,3 +112,34 @@ def test_cancelled_calls_of_an_async_actor_do_not_run_once_there_is_room() -> No
         with pytest.raises(exceptions.TaskCancelledError):
             shoal.get(ref, timeout=10)
     assert shoal.get(sleeper.nap.remote(0), timeout=10) == 0, "every place is free again"
+
+
+@shoal.remote
+class Slow:
+    def name(self, value: str) -> str:
+        return value
+
+
+def test_calls_behind_one_that_waits_for_its_arguments_go_once_that_is_cancelled() -> None:
+    actor, gate = Slow.remote(), Gate.options(max_concurrency=2).remote()
+    late = actor.name.remote(gate.wait.remote())
+    behind = actor.name.remote("behind")
+    shoal.cancel(late)
+
+    assert shoal.get(behind, timeout=10) == "behind"
+    with pytest.raises(exceptions.TaskCancelledError):
+        shoal.get(late, timeout=10)
+    shoal.get(gate.open.remote(), timeout=10)
+
+
+@shoal.remote
+def count(to: int) -> Iterator[int]:
+    yield from range(to)
+
+
+def test_a_stream_whose_reader_takes_nothing_lets_others_have_its_cpu() -> None:
+    numbers = count.options(_generator_backpressure_num_objects=1).remote(4)
+    first = shoal.get(next(numbers), timeout=10)
+
+    assert shoal.get([give.remote(value) for value in "ab"], timeout=10) == ["a", "b"]
+    assert [first, *(shoal.get(ref, timeout=10) for ref in numbers)] == [0, 1, 2, 3]

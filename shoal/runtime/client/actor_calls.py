@@ -192,6 +192,7 @@ class ActorCalls:
             self._connect(state)
             return
         queue, pending = state.queue, link.pending
+        cancelled, streams = self._session.results.cancelled, self._session.streams
         late = []
         while queue:
             item = queue[0]
@@ -205,6 +206,10 @@ class ActorCalls:
                 continue  # cancelled while it waited
             pending[item._n] = item
             link.out.append(item._message)
+            if item._recipe.returns < 0:
+                streams.sent_again(link, item._n)
+            if item._n in cancelled:  # while there was no connection
+                link.out.append((wire.CANCEL, item._n, False, True))
         queue.extendleft(reversed(late))
         link.flush()
 

@@ -576,6 +576,7 @@ class Actors:
                     if item is ref or (type(item) is tuple and item[0] is ref):
                         state.queue.remove(item)
                         self.settle_cancelled(ref)
+                        self.calls.pump(state)  # calls behind it may have waited for its arguments only
                         return
                 link: Link | None = state.link
             else:

@@ -153,6 +153,8 @@ class Streams:
         self._session = session
         self._core: Core = session.core
         self._open: dict[int, Stream] = {}
+        self._stopped: dict[int, int] = {}
+        """Streams that nobody wants, until they end: how many items had arrived."""
         self.dropped: collections.deque[int] = collections.deque()
         """Streams whose generators are gone, by number."""
         session.core.handlers[wire.ITEM] = self._on_item
@@ -162,16 +164,23 @@ class Streams:
         """Return the generator of a streaming task that is about to be submitted. With the core's lock held."""
         stream = Stream(ref, (recipe.options or {}).get("backpressure", -1))
         self._open[ref._n] = stream
-        when_ready(ref, lambda: self._ended(stream))
+        when_ready(ref, lambda: self._ended(ref._n, stream))
         return ObjectRefGenerator(self, ref, stream)
 
     # ---------------------------------------------------------------------------------------------- arriving
 
     def _on_item(self, link: Link, message: list[Any]) -> None:
-        _, n, index, format, data = message
+        _, n, index, format, data, *again = message
         stream = self._open.get(n)
         replays, token = self._session.replays, (self._core.process, f"{n}.{index}")
+        if link.is_lossy and link.state is not None:  # an actor, which sends it again
+            link.out.append((wire.ITEMS_HERE, n, index + 1))
+            self._core.touch(link)
+        if again and index < (stream.repeated if stream is not None else self._stopped.get(n, index + 1)):
+            return  # this very item is here, or was
         if stream is None:
+            if n in self._stopped:
+                self._stopped[n] = index + 1
             if not replays.item(link, n, index, format, data):
                 replays.let_go(format, data, token)
                 link.out.append((wire.STOP_STREAM, n))
@@ -206,7 +215,8 @@ class Streams:
         stream.items.append(ref)
         self._rouse(stream)
 
-    def _ended(self, stream: Stream) -> None:
+    def _ended(self, n: int, stream: Stream) -> None:
+        self._stopped.pop(n, None)
         missing, stream.missing = stream.missing, {}
         for ref in missing.values():
             if not ref._ready:
@@ -254,6 +264,15 @@ class Streams:
                     return task  # its value is the error, raised by whoever gets it
             return None
 
+    def sent_again(self, link: Link, n: int) -> None:
+        """The call of an actor's stream goes out, maybe not for the first time: what was said of it may be lost."""
+        stream = self._open.get(n)
+        if stream is not None and stream.link is not None:
+            stream.link = link
+            self._tell_consumed(n, stream)
+        elif n in self._stopped:
+            link.out.append((wire.STOP_STREAM, n))
+
     def _tell_consumed(self, n: int, stream: Stream) -> None:
         if stream.backpressure > 0 and stream.link is not None and not stream.link.is_closed:
             stream.link.out.append((wire.CONSUMED, n, stream.consumed))
@@ -300,7 +319,10 @@ class Streams:
                 stream.is_unwanted = True  # as soon as the lost ones are here
                 return
             self._open.pop(n, None)
-            if stream is not None and stream.link is not None and not stream.link.is_closed:
+            if stream is None or stream.task._ready:
+                return
+            self._stopped[n] = stream.repeated
+            if stream.link is not None and not stream.link.is_closed:
                 stream.link.out.append((wire.STOP_STREAM, n))
                 self._core.touch(stream.link)
 

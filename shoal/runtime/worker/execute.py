@@ -50,6 +50,7 @@ class Executor:
         self.functions: dict[bytes, Any] = {}
         self.typical_us: dict[Any, float] = {}
         self.replies = Replies(self)
+        self._unsure = self.replies.outflows.unsure
         self.binding = Binding(self)
         self.actor: Any = None
         """The actor that lives here, once it is built."""
@@ -192,6 +193,8 @@ class Executor:
         self.blobs[message[1]] = (message[2], message[3])
 
     def _on_work(self, link: Link, message: list[Any]) -> None:
+        if self._unsure and message[0] == SPECIAL_CALL:
+            self.replies.outflows.send_again(link, message[1])  # now: its run may keep this thread until then
         if self.actor is not None and self.actor.runs_itself:
             self.actor.take(link, message)
         elif self.is_used_up and message[0] in (TASK, SPECIAL):
