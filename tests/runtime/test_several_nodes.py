@@ -235,6 +235,22 @@ def test_spread_work_is_dealt_evenly_and_other_work_packed(three: Nodes) -> None
     assert {name: found.count(node_id) for name, node_id in ids.items()} == {"head": 1, "a": 2, "b": 2}
 
 
+def test_batches_of_spread_work_one_right_after_the_other_are_even(place: Path) -> None:
+    """Short tasks, so that the first worker to be there could run all of them, and no pause between batches."""
+    with cluster_of(place, head={"CPU": 4}, a={"CPU": 4}, b={"CPU": 4}) as nodes:
+        ids = [node.told["node_id"] for node in nodes.nodes.values()]
+        spread = where.options(scheduling_strategy="SPREAD")
+        eventually(lambda: len(set(shoal.get([spread.remote(0.1) for _ in range(6)], timeout=30))) == 3, 30)
+        for seconds, size, batches in ((0.0, 3, 10), (0.0, 6, 8), (0.02, 4, 9)):
+            ran: list[str] = []
+            for _ in range(batches):
+                ran += shoal.get([spread.remote(seconds) for _ in range(size)], timeout=30)
+            counts = [ran.count(node_id) for node_id in ids]
+            assert max(counts) - min(counts) <= len(ran) // 6, (seconds, size, counts)
+        for node in nodes.nodes.values():
+            node.log.unlink()
+
+
 def test_what_home_cannot_hold_runs_elsewhere_at_once(three: Nodes) -> None:
     ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
     home = Held(three.place, "home", 1)

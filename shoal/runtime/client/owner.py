@@ -23,6 +23,7 @@ from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import Home, ObjectRef, settle
 from shoal.runtime.client.sources import Made
 from shoal.runtime.decide import locality
+from shoal.runtime.decide.spreading import Deal
 from shoal.wire import tasks as wire
 
 AHEAD_US = 5000.0
@@ -43,6 +44,8 @@ NEAR_NODES_MAX = 64
 """For how many nodes a function may have classes of work of their own, because its arguments lie there."""
 NEAR_LEASES_MAX = 64
 """How many leases that node is asked for at once while nobody knows how long the tasks take."""
+SPREAD_WAITS_S = 1.0
+"""How long an idle lease of spread work waits for that of a node which has had fewer tasks."""
 TASK = wire.TASK
 
 
@@ -99,6 +102,7 @@ class WorkClass:
     """Work of one shape and constraint: its queue, its leases, and what was last said about it to the agents."""
 
     __slots__ = (
+        "deal",
         "duration_us",
         "ended",
         "is_known",
@@ -124,6 +128,8 @@ class WorkClass:
         """Each worker runs one task."""
         self.is_spread: bool = spec.get("spread", False)
         """Every batch is dealt round the nodes anew, so no lease is kept for the next one."""
+        self.deal = Deal() if self.is_spread else None
+        """Which node takes the next task, if it is spread."""
         self.is_pushed = not (self.is_single_use or self.is_spread)
         """Whether a new task may go straight to a worker that we have."""
         self.queue: collections.deque[ObjectRef[Any]] = collections.deque()
@@ -160,9 +166,15 @@ class Lease:
 
     def __init__(self, lease: int, process: bytes, link: Link, work: WorkClass, agent: Link, gpus: list[str]) -> None:
         self.lease, self.process, self.link, self.work, self.agent, self.gpus = lease, process, link, work, agent, gpus
+        self.node = _node_of(agent)
         self.pending = link.pending
         self.is_retiring = self.is_dead = self.is_wanted = False
         self.idle_since = time.monotonic()
+
+
+def _node_of(agent: Link) -> str:
+    """Return the node of an agent that grants leases, empty for home."""
+    return agent.peer.removeprefix(b"agent:").decode()
 
 
 class Owner:
@@ -310,6 +322,9 @@ class Owner:
         if lease.is_retiring or lease.is_dead:
             self._retire_if_done(lease)
             return
+        if work.deal is not None:
+            self._deal(work, work.deal)
+            return
         if queue:
             pending, out, known = link.pending, link.out, link.known
             room = queue[0]._recipe.ahead() - len(pending)
@@ -344,12 +359,46 @@ class Owner:
             if work.queue and not lease.pending:
                 self.refill(lease)
 
+    def _deal(self, work: WorkClass, deal: Deal) -> None:
+        """Give queued tasks of spread work to idle leases, one each; return those that the next batch deals anew."""
+        queue, now = work.queue, time.monotonic()
+        idle: dict[str, list[Lease]] = {}
+        for lease in work.leases:
+            if not lease.pending:
+                idle.setdefault(lease.node, []).append(lease)
+        while queue:
+            if queue[0]._ready:
+                queue.popleft()  # cancelled while it waited
+                continue
+            node = deal.choose(idle, now, len(queue))
+            if node is None:
+                break
+            lease = idle[node].pop()
+            if not idle[node]:
+                del idle[node]
+            ref, link = queue.popleft(), lease.link
+            recipe = ref._recipe
+            if recipe.function not in link.known:
+                link.known.add(recipe.function)
+                link.out.append((wire.FUNCTION, recipe.function, recipe.blob, recipe.name))
+            link.pending[ref._n] = ref
+            link.out.append(ref._message)
+            link.flush()
+            deal.took(node)
+            if work.is_single_use:
+                lease.is_retiring = True
+                work.leases.remove(lease)
+        if not queue:
+            for leases in idle.values():
+                for lease in leases:
+                    self._give_back(lease)
+            if work.told:
+                deal.ended()
+                self.tell_need(work)
+
     def _rest(self, lease: Lease) -> None:
-        """Nothing is left for a lease: keep it for the next task, unless that is to be dealt anew."""
-        if lease.work.is_spread and not lease.work.queue:
-            self._give_back(lease)
-        else:
-            lease.idle_since = time.monotonic()
+        """Nothing is left for a lease: keep it for the next task."""
+        lease.idle_since = time.monotonic()
 
     # ---------------------------------------------------------------------------------------------- demand
 
@@ -413,6 +462,9 @@ class Owner:
                     self._bury(lease, why, started)
             for work in self.by_key.values():
                 waiting = len(work.queue)
+                if work.deal is not None and waiting and work.leases:
+                    self._deal(work, work.deal)  # a node that was waited for may be late by now
+                    waiting = len(work.queue)
                 # A grant that was absorbed counts as told only with the backlog that it left.
                 is_news = waiting != work.told or (waiting and work.seen_anywhere != work.told_seen)
                 if is_news and now - work.told_at > NEED_PAUSE_S:
@@ -429,6 +481,8 @@ class Owner:
         _, key, number, process, addresses, gpus = message
         work = self.by_key[key]
         is_home = agent is self.core.agent
+        if work.deal is not None:
+            work.deal.came(_node_of(agent))
         if not work.queue:
             work.seen += is_home
             work.seen_anywhere += 1
@@ -529,10 +583,14 @@ class Owner:
             return
         for node, addresses, count in places:
             if len(self.leases) < 512:
+                if work.deal is not None and work.queue:
+                    work.deal.expect(node, time.monotonic() + SPREAD_WAITS_S)
                 self._with_agent(node, addresses, functools.partial(self._need_there, work, count, node))
 
     def _need_there(self, work: WorkClass, count: int, node: str, agent: Link | None) -> None:
         if agent is None:
+            if work.deal is not None:
+                work.deal.gone(node)
             if why := self.core.refusals.get(b"agent:" + node.encode()):
                 self._fail_untrusted(work, count, f"node {node}: {why}")
             return
@@ -590,7 +648,15 @@ class Owner:
             work = recipe.work
             if recipe.samples >= 5:
                 work.duration_us = recipe.duration_us
-        if lease.work.queue or lease.is_retiring:
+        work, deal = lease.work, lease.work.deal
+        if lease.is_retiring:
+            self.refill(lease)
+        elif deal is not None:
+            if work.queue and not link.pending and not deal.keeps(lease.node, len(work.queue)):
+                self._give_back(lease)
+                self.tell_need(work)
+            self._deal(work, deal)
+        elif work.queue:
             self.refill(lease)
         elif not link.pending:
             self._rest(lease)
@@ -617,6 +683,9 @@ class Owner:
         for node, agent in tuple(self.agents.items()):
             if agent is link:
                 del self.agents[node]
+                for work in self.by_key.values():
+                    if work.deal is not None:
+                        work.deal.gone(node)
 
     def _agent_lost(self, lease: Lease) -> None:
         """The granting agent is unreachable: its node's verdict comes from the head."""

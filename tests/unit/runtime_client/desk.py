@@ -18,6 +18,7 @@ class Link:
 
     def __init__(self) -> None:
         self.out: list[Any] = []
+        self.peer = b""
         self.pending: dict[int, Any] = {}
         self.asked: dict[int, Any] = {}
         self.known: set[bytes] = set()
