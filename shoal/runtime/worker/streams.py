@@ -39,11 +39,15 @@ class Outflow:
         """Items that may not have arrived, where the connection can lose them and the run cannot be repeated."""
         self.bytes = 0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody will take a further item."""
+        return self.is_stopped or (self.link.is_closed and self.unsure is None)
+
     def may_go_on(self, count: int) -> bool:
-        """Say whether the next item may be made, after `count`."""
-        if self.is_stopped or (self.link.is_closed and self.unsure is None):
-            return True
-        return (self.limit <= 0 or count - self.consumed < self.limit) and self.bytes <= UNSURE_BYTES_MAX
+        """Say whether the run need not wait, after `count` items."""
+        has_room = self.limit <= 0 or count - self.consumed < self.limit
+        return self.is_over or (has_room and self.bytes <= UNSURE_BYTES_MAX)
 
 
 class Outflows:
@@ -124,8 +128,8 @@ class Outflows:
     def _link_closed(self, link: Link) -> None:
         """A caller whose connection cannot break is gone; another one's fate is asked for."""
         for flow in tuple(self.running.values()):
-            if flow.link is link and flow.unsure is None and self._replies._executor.actor is not None:
-                self._stop(flow)
+            if flow.link is link:
+                self._rouse(flow)
         self._ask_fate(link.peer)
 
     def _ask_fate(self, process: bytes) -> None:
@@ -171,7 +175,7 @@ def run_stream(
                 _wait_for_room(replies, flow, index + 1)
             if flows.is_cancelled(flow):
                 raise KeyboardInterrupt
-            if flow.is_stopped:
+            if flow.is_over:
                 close = getattr(value, "close", None)
                 if close is not None:
                     close()
@@ -216,7 +220,7 @@ async def run_async_stream(
                 room.clear()
                 if not flow.may_go_on(index):  # else it was said between the question and this
                     await room.wait()
-            if flow.is_stopped:
+            if flow.is_over:
                 await value.aclose()
                 break
     finally:
