@@ -27,10 +27,16 @@ def explain(name: str, cluster: str | None, events_file: Path | None, form: str)
     A clear beginning of the name will do. Exits with 1 if nothing known is called so.
     """
     from shoal.autoscaler.act.story import Evidence, story, words
+    from shoal.foundation.errors import UserError
     from shoal.foundation.eventlog import read
 
     if events_file is not None:
         evidence = Evidence(events=tuple(read(events_file)))
+        if not evidence.events:
+            raise UserError(
+                f"{events_file}: expected an event log, got no event",
+                hint="a cluster writes its own to `events.jsonl` in its state folder",
+            )
     else:
         from shoal.cli.live_view import look, solved
         from shoal.cli.which import name_in

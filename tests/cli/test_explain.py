@@ -66,4 +66,26 @@ def test_a_log_of_garbage_has_no_story(run: Run, tmp_path: Path) -> None:
     code, _, err = run("explain", "i-ab", "--events", path)
 
     assert code == 1
-    assert "nothing known is called" in err
+    assert f"{path}: expected an event log, got no event" in err
+
+
+def test_a_machines_name_tells_its_instances_story(run: Run, tmp_path: Path) -> None:
+    """Also what was written of the machine after its instance's row was closed, under its own name only."""
+    path = tmp_path / "events.jsonl"
+    log = FileLog(path, SystemClock())
+    log.record(Kind.INSTANCE_WANTED, instance="i-ab12cd-00001", node_type="s", offer="sim/r/z/s/spot", why="for 2 x L2")
+    log.record(Kind.RELEASE_CALLED, instance="i-ab12cd-00001", name="vm-7", why="")
+    log.record(Kind.RELEASE_ANSWERED, instance="vm-7", name="vm-7", outcome="unknown", error="reset")
+    log.close()
+
+    code, out, _ = run("explain", "vm-7", "--events", path)
+
+    assert code == 0
+    assert out.splitlines()[0] == "instance i-ab12cd-00001"
+    assert "the provider was asked to end it" in out and "the provider answered the release: unknown reset" in out
+
+
+def test_a_log_alone_does_not_tell_whether_demand_waits_now(run: Run, events: Path) -> None:
+    _, out, _ = run("explain", "L2", "--events", events)
+
+    assert "whether it waits now only a live cluster can tell" in out

@@ -121,6 +121,7 @@ def _of_instance(name: str, evidence: Evidence) -> Story:
     for event in evidence.events:
         if event.fields.get("instance") == instance_id and isinstance(event.fields.get("node"), str):
             names.add(event.fields["node"])
+    names |= {machine for machine, owner in _instances(evidence).items() if owner == instance_id}
 
     def concerns(event: Event) -> bool:
         fields = event.fields
@@ -211,7 +212,8 @@ def _of_demand(name: str, evidence: Evidence) -> Story:
     if evidence.plan is not None:
         now += list(_placed(key, evidence.plan))
     if not now:
-        now.append("nothing of it waits now")
+        is_known = evidence.work is not None
+        now.append("nothing of it waits now" if is_known else "whether it waits now only a live cluster can tell")
     past = _past(
         evidence.events,
         lambda event: (
@@ -259,6 +261,9 @@ def _instances(evidence: Evidence) -> dict[str, str]:
     names: dict[str, str] = {}
     for event in evidence.events:
         instance, node = event.fields.get("instance"), event.fields.get("node")
+        machine = event.fields.get("name") if event.kind in _OF_MACHINES else None
+        if isinstance(machine, str) and instance != machine and isinstance(instance, str):
+            names[machine] = instance
         if isinstance(instance, str) and instance:
             names.setdefault(instance, instance)
             if isinstance(node, str) and node:
@@ -352,6 +357,8 @@ def _past(events: Iterable[Event], concerns: Any) -> tuple[Line, ...]:
     return tuple(Line(at_s=event.at_s, kind=str(event.kind), text=sentence(event)) for event in found[-LINES_MOST:])
 
 
+_OF_MACHINES = (Kind.RELEASE_CALLED, Kind.RELEASE_ANSWERED, Kind.STRAY_FOUND)
+"""Events that name an instance's machine; after the row is closed they know the machine's name only."""
 _SENTENCES: dict[Kind, str] = {
     Kind.INSTANCE_WANTED: "wanted as `{node_type}` on {offer}: {why}",
     Kind.LAUNCH_CALLED: "the provider was asked for {offer}",
@@ -359,7 +366,7 @@ _SENTENCES: dict[Kind, str] = {
     Kind.INSTANCE_STATE: "{before} -> {after} ({cause})",
     Kind.LAUNCH_REFUSED_LATE: "the provider took its answer back: {code} {error}",
     Kind.INSTANCE_ADOPTED: "found at the provider and taken over",
-    Kind.RELEASE_CALLED: "given back: {why}",
+    Kind.RELEASE_CALLED: "the provider was asked to end it: {why}",
     Kind.RELEASE_ANSWERED: "the provider answered the release: {outcome} {error}",
     Kind.STRAY_FOUND: "the provider shows it although it was written off",
     Kind.PLAN_STEP: "planned: {step}: {why}",

@@ -174,6 +174,7 @@ def test_a_machine_of_a_simulated_world_tells_its_life_from_wish_to_release() ->
 
     told = [line.text for line in story(name, Evidence(events=events)).past]
 
-    steps = ["wanted as", "the provider was asked", "its node", "ready -> draining", "given back", "releasing -> gone"]
+    asked = "the provider was asked to end it"
+    steps = ["wanted as", "the provider was asked for", "its node", "ready -> draining", asked, "releasing -> gone"]
     places = [next(place for place, text in enumerate(told) if text.startswith(step)) for step in steps]
     assert places == sorted(places)
