@@ -136,7 +136,13 @@ def the_breaker_never_opens() -> Changes:
 @bug
 def the_breaker_never_closes() -> Changes:
     """A type that failed three times is never bought again."""
-    return [(observe, "_open_for_s", lambda until_s, probing, now_s: 0.0 if until_s is None else 1e9)]
+    real = health.breaker_after_failure
+
+    def breaker_after_failure(*args: Any) -> Any:
+        now = real(*args)
+        return msgspec.structs.replace(now, open_for_s=1e9) if now.open_for_s > 0 else now
+
+    return [(learn, "breaker_after_failure", breaker_after_failure)]
 
 
 @bug

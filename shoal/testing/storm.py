@@ -357,8 +357,8 @@ def _table(numbers: Sequence[int], runner: _Runner) -> dict[str, int]:
     counts: dict[str, int] = {}
     for name in mutations.BUGS:
         # Whatever part finds it in one seed is asked first in the others.
-        hint = next((one.part for one in runner.run(numbers[:1], name) if one.wrong), "")
-        outcomes = list(runner.run(numbers, name, hint))
+        (first,) = runner.run(numbers[:1], name)
+        outcomes = [first, *runner.run(numbers[1:], name, first.part if first.wrong else "")]
         counts[name] = sum(1 for one in outcomes if one.wrong)
         example = next((one.wrong[0] for one in outcomes if one.wrong), "")
         click.echo(f"{name:40} {counts[name]:4} of {len(numbers)}   {example[:110]}")
