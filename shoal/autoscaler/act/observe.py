@@ -124,9 +124,9 @@ class Witnesses:
         if self.work is None:
             return
         # A ready row has nothing to hear from its node: only the few others are looked at, in the head's order.
-        named = (ledger.moving.keys() & self.nodes.keys()) | (self.nodes.keys() & ledger.closed.keys())
-        for name in [name for name in self.nodes if name in named] if len(named) > 1 else tuple(named):
-            row, node = ledger.instance(name), self.nodes[name]
+        nodes, moving, closed = self.nodes, ledger.moving, ledger.closed
+        for name in [name for name in nodes if name in moving or name in closed]:
+            row, node = ledger.instance(name), nodes[name]
             if row is None or node.is_missing:
                 continue
             if row.state is State.DRAINING:
@@ -141,10 +141,7 @@ class Witnesses:
                 yield Seen(instance_id=name, fact=Fact.JOINED, cause="its agent joined", node=node)
         if self.is_settling():
             return
-        silent = {
-            name for name in ledger.instances.keys() - self.nodes.keys() if ledger.instances[name].state in _IN_SERVICE
-        }
-        for row in [row for name, row in ledger.instances.items() if name in silent] if silent else ():
+        for row in [row for name, row in ledger.instances.items() if name not in nodes]:
             if row.state in _IN_SERVICE:
                 yield Seen(instance_id=row.instance_id, fact=Fact.SILENT, cause="the head lost its node")
 

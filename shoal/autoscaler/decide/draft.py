@@ -91,9 +91,13 @@ class Draft:
     @property
     def arriving(self) -> list[Stand]:
         """The stands of machines on their way or wished for: few of many, and together in the order of ranks."""
-        first = bisect.bisect_left(self.stands, Rank.COMING, key=_RANK)
+        first = self.first_of(Rank.COMING)
         last = bisect.bisect_right(self.stands, Rank.QUEUED, key=_RANK)
         return [stand for stand in self.stands[first:last] if stand.rank is not Rank.UNDRAIN]
+
+    def first_of(self, rank: Rank) -> int:
+        """Return where the stands of this rank and those after it begin."""
+        return bisect.bisect_left(self.stands, rank, key=_RANK)
 
     def add_machine(self, ware: Ware, why: str) -> None:
         """Count on one more machine, bought for the reason; its room has been taken already."""
@@ -112,7 +116,7 @@ class Draft:
     def put(self, stand: Stand, key: str, amounts: Amounts, count: int) -> None:
         """Place `count` units of a demand on the stand, which must have room for them."""
         take(stand.spot, amounts, count)
-        stand.placed[key] = stand.placed.get(key, 0) + count
+        stand.placed = {**stand.placed, key: stand.placed.get(key, 0) + count}
         stand.used = stand.used or f"{WORK} {key} is planned on it"
 
     @staticmethod

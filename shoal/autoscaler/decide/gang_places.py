@@ -108,7 +108,7 @@ def _keep_gang_where_planned(draft: Draft, gang: Gang, usable: Sequence[Stand]) 
         return True
     for stand, count in zip(bought_for, counts, strict=True):
         # Which bundle stands where is not known any more: all of the machine is the gang's.
-        stand.placed[gang.gang_id] = count
+        stand.placed = {**stand.placed, gang.gang_id: count}
         stand.spot.free = {}
         stand.used = stand.used or f"{WORK} {gang.gang_id} is planned on it"
     return True

@@ -54,6 +54,7 @@ class Stand(msgspec.Struct, eq=False, gc=False):
     gang: str = ""
     held_for: str = ""
     placed: dict[str, int] = {}
+    """Replaced, never changed in place."""
     promised: dict[str, int] = {}
     """Standing bundles that a new machine was bought for: a share of its size, not of its room."""
 
@@ -89,7 +90,7 @@ def stands(
             # Nearly all of many come here: what `_stand` would say, without asking.
             rank = busy if node.idle_s is None else idle
             spot = Spot(spot_id=node.node_id, free=node.free, labels=node.labels)
-            by_rank[rank].append(Stand(spot, name, node.total, rank, instance, node))
+            by_rank[rank].append(Stand(spot, name, node.total, rank, instance, node, None, "", "", "", _NONE, _NONE))
             continue
         stand = _stand(policy, instance, node, wares)
         if stand is not None:
@@ -114,6 +115,8 @@ def stands(
     return found
 
 
+_NONE: dict[str, int] = {}
+"""Shared by stands with nothing on them, never written to: two empty dicts for each of many cost more than the rest."""
 _NAME = operator.attrgetter("name")
 
 

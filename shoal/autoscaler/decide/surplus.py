@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from shoal.autoscaler.decide.draft import Draft
-from shoal.autoscaler.decide.stands import Stand
+from shoal.autoscaler.decide.stands import Rank, Stand
 from shoal.model.instance import Instance, State
 from shoal.model.node import Node
 from shoal.model.offer import OfferKey
@@ -42,7 +42,9 @@ class Surplus(msgspec.Struct):
 def surplus(draft: Draft) -> Surplus:
     """Return what goes and what stays, in the order of instance ids within each kind of step."""
     snapshot = draft.snapshot
-    stands = {stand.name: stand for stand in draft.stands if stand.instance is not None}
+    # Who works, and stays so, comes first and is not asked about.
+    others = draft.stands[draft.first_of(Rank.READY_IDLE) :]
+    stands = {stand.name: stand for stand in others if stand.instance is not None}
     nodes = snapshot.nodes
     undrains: list[Step] = []
     releases: list[Step] = []
