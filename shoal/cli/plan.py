@@ -47,7 +47,7 @@ def plan(
     else:
         stall = market(policy, cluster.providers, catalogue, beside=config.parent)
     if demand is not None:
-        snapshot = what_if.snapshot_of(rows, stall.offers)
+        snapshot = what_if.snapshot_of(rows, stall.offers, policy)
     else:
         from shoal.autoscaler.act.story import snapshot_of
         from shoal.cli.live_view import ask

@@ -173,8 +173,15 @@ class NodeType(Section):
 class Budget(Section):
     """Dollar caps, kept inside the plan."""
 
-    usd_per_hour_max: float | None = key(None, says="Most that all machines together may cost.", unit="USD/h", ge=0)
-    usd_total_max: float | None = key(None, says="Most that the cluster may ever cost.", unit="USD", ge=0)
+    usd_per_hour_max: float | None = key(
+        None,
+        says="Most that all machines together may cost, the head's at its `price_usd_per_h` too.",
+        unit="USD/h",
+        ge=0,
+    )
+    usd_total_max: float | None = key(
+        None, says="Most that the cluster may ever cost, the head included in the same way.", unit="USD", ge=0
+    )
     budget_hard: bool = key(
         False,
         says="Kill work to get below a cap that a price rise crossed.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from shoal.foundation.amounts import Amounts
-from shoal.model.offer import ON_DEMAND
+from shoal.model.offer import MICRO, ON_DEMAND
 
 
 class MachineNeed(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +138,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     thinking: Thinking = Thinking()
     health: Health = Health()
     repack: Repack = Repack()
+
+    @property
+    def head_micro(self) -> int:
+        """What the head's machine costs in micro-dollars per hour by its node type; 0 where that names no price."""
+        head = self.node_type(self.head_node_type) if self.head_node_type else None
+        return round((head.price_usd_per_h or 0.0) * MICRO) if head else 0
 
     def node_type(self, name: str) -> NodeType | None:
         """Return the node type of that name, None if the YAML has none (any more)."""

@@ -112,8 +112,9 @@ def ledger_is_settled(world: World) -> Iterator[str]:
     for row in world.ledger.instances.values():
         if row.state is not State.GONE and not world.machines():
             yield f"{row.instance_id} is still {row.state} in the ledger"
-    if world.ledger.committed_micro and not world.ledger.instances:
-        yield f"${world.ledger.committed_micro / MICRO:.4g}/h are committed for nothing"
+    rest_micro = world.ledger.committed_micro - world.ledger.meta.head_micro
+    if rest_micro and not world.ledger.instances:
+        yield f"${rest_micro / MICRO:.4g}/h are committed for nothing"
 
 
 def spend_is_not_understated(world: World) -> Iterator[str]:

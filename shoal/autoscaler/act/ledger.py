@@ -143,7 +143,7 @@ class Ledger:
         }
         self.meta = Meta()
         self.committed_micro = 0
-        """Price per hour of everything that may be billed now."""
+        """Price per hour of everything that may be billed now, the head's machine too."""
         self.version = 0
         """Counts commits of this process: a changed number means changed rows."""
         self.full: str = ""
@@ -229,6 +229,7 @@ class Ledger:
             self._undo()
             raise
         self.full = ""
+        self.committed_micro += meta.head_micro - self.meta.head_micro
         self.meta = meta
         self.version += 1
         for (kind, key), row in change.rows.items():
@@ -333,6 +334,7 @@ class Ledger:
             shift_s = now_s - meta.monotonic_s - max(0.0, wall_s - meta.wall_s)
             meta = moved(meta, shift_s)
         self.meta = msgspec.structs.replace(meta, boot_id=boot_id, monotonic_s=now_s, wall_s=wall_s)
+        self.committed_micro = meta.head_micro
         decoders: dict[str, msgspec.json.Decoder[Any]] = {
             kind: msgspec.json.Decoder(row_type) for kind, row_type in KINDS.items()
         }

@@ -296,6 +296,7 @@ class Autoscaler:
         self.rounds += 1
         self._check_clocks(now_s)
         try:
+            self._count_head()
             self._take_in()
             if self._witnesses.is_listed and self._ledger.is_fresh and self.session:
                 self._collector.adopt_all(self._prices())
@@ -325,6 +326,12 @@ class Autoscaler:
             self._rounds_failed = 0
             self.alarms.pop("round", None)
         self._ran_s = self._clock.monotonic_s()
+
+    def _count_head(self) -> None:
+        """Let the head's machine count against the budgets at the price in the file, from now on."""
+        if self.session and self.policy.head_micro != self._ledger.meta.head_micro:
+            with self._ledger.changing() as change:
+                change.note(head_micro=self.policy.head_micro)
 
     def _take_in(self) -> None:
         """Apply everything that was heard since the last round."""

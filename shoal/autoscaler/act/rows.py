@@ -24,6 +24,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     session: int = 0
     serial_next: int = 1
     spent_units: int = 0
+    head_micro: int = 0
+    """What the head machine costs per hour: it is none of the instances and is paid for all the same."""
     accrued_at_s: float = 0.0
     born_s: float = 0.0
     boot_id: str = ""

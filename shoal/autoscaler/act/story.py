@@ -88,7 +88,10 @@ def snapshot_of(work: Work, report: Report | None, offers: Sequence[Offer], *, c
         instances=instances,
         offers=tuple(offers),
         spent_micro=round((report.usd_spent if report else 0.0) * MICRO),
-        committed_micro=sum(one.price_micro or 0 for one in instances if one.state in COSTS),
+        committed_micro=max(
+            sum(one.price_micro or 0 for one in instances if one.state in COSTS),
+            round(report.usd_per_hour * MICRO) if report else 0,  # with the head's machine
+        ),
         serial_next=1 + len(instances),
     )
 

@@ -103,14 +103,15 @@ def _at_home(key: OfferKey, policy: Policy) -> OfferKey:
     return msgspec.structs.replace(key, region=allowed[0], zone=key.zone or key.region)
 
 
-def snapshot_of(rows: Sequence[DemandRow], offers: Sequence[Offer]) -> Snapshot:
-    """Return a snapshot in which only this demand and these offers exist."""
+def snapshot_of(rows: Sequence[DemandRow], offers: Sequence[Offer], policy: Policy) -> Snapshot:
+    """Return a snapshot in which only this demand, these offers and a head without work exist."""
     classes, gangs = demand_of(rows)
     return Snapshot(
         now_s=0.0,
         cluster_uid=CLUSTER_UID,
         work=Work(classes=classes, gangs=gangs),
         offers=tuple(offers),
+        committed_micro=policy.head_micro,
     )
 
 

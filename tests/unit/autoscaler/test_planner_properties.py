@@ -19,7 +19,7 @@ from shoal.model.node import Node
 from shoal.model.offer import ON_DEMAND, SPOT, OfferHealth, Quota
 from shoal.model.plan import Buy, Drain, Forget, Plan, Release, Undrain
 from shoal.model.policy import Budget, Policy
-from shoal.model.snapshot import Hold, Snapshot
+from shoal.model.snapshot import Hold, Recent, Snapshot
 
 SIZES = {"tiny": (1, 0.03), "small": (4, 0.1), "large": (16, 0.31), "huge": (48, 1.1)}
 ZONES = ("z1", "z2")
@@ -306,6 +306,15 @@ def carried_out(plan: Plan, what: Snapshot) -> Snapshot:
         instances=tuple(rows[name] for name in sorted(rows)),
         offers=offers,
         quotas=quotas,
+        recent=(
+            *what.recent,
+            *(
+                Recent(node_type=step.node_type, offer=step.offer, launched_s=what.now_s, why=step.why)
+                for step in plan.steps
+                if isinstance(step, Buy)
+                for _ in step.instance_ids
+            ),
+        ),
         committed_micro=committed,
         serial_next=plan.serial_next,
     )

@@ -88,6 +88,24 @@ def test_memory_never_runs_ahead_of_the_disk() -> None:
     assert ledger.full == ""
 
 
+def test_the_heads_machine_is_paid_for_beside_the_instances_and_across_restarts() -> None:
+    disk, clock = MemoryDisk(), HandClock()
+    ledger = Ledger(disk, clock, boot_id="b")
+    with ledger.changing() as change:
+        change.note(head_micro=40_000)
+    put(ledger, instance("i-a-1"))
+    assert ledger.committed_micro == 140_000
+
+    clock.pass_(3600)
+    again = Ledger(disk, clock, boot_id="b")
+    assert (again.committed_micro, again.spent_micro()) == (140_000, 140_000)
+
+    with again.changing() as change:
+        change.note(head_micro=10_000)
+    clock.pass_(3600)
+    assert (again.committed_micro, again.spent_micro()) == (110_000, 250_000)
+
+
 def test_a_change_is_all_or_nothing_when_its_block_raises() -> None:
     ledger = Ledger(MemoryDisk(), HandClock())
     with pytest.raises(ValueError, match="oops"), ledger.changing() as change:

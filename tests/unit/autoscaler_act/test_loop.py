@@ -19,7 +19,7 @@ from shoal.foundation.eventlog import Kind
 from shoal.model.instance import State
 from shoal.model.launch import Answer
 from shoal.model.plan import Buy, Plan
-from shoal.model.policy import NodeType
+from shoal.model.policy import Budget, NodeType
 from shoal.model.snapshot import Work
 from shoal.providers.sim.faults import CALM, Faults
 from shoal.testing import builders, sim_time
@@ -343,6 +343,28 @@ async def test_the_report_says_what_there_is_and_what_it_costs() -> None:
     assert report.usd_spent == pytest.approx(0.3 * 630 / 3600, rel=0.1)
     assert [one.verdict for one in report.unmet] == ["infeasible"]
     assert report.is_price_complete
+
+
+@virtual
+async def test_the_heads_machine_counts_against_the_budget_and_a_changed_price_at_once() -> None:
+    """0.1 + 2 x 0.1 USD/h are above 0.25; without the head's they would not be."""
+    head = NodeType(name="head", provider="sim", price_usd_per_h=0.1)
+    types = tuple(NodeType(name=name, provider="sim", max_workers=50) for name in ("s2",))
+    capped = builders.policy(node_types=(head, *types), head_node_type="head", budget=Budget(usd_per_hour_max=0.25))
+    world = World(policy=capped)
+    world.submit({"cpu": 2}, count=5, duration_s=3000)
+    await world.run_for(120)
+    assert len(world.machines()) == 1
+    assert world.autoscaler is not None
+    assert world.autoscaler.report().usd_per_hour == pytest.approx(0.2)
+
+    cheaper = msgspec.structs.replace(head, price_usd_per_h=0.01)
+    world.policy = msgspec.structs.replace(capped, node_types=(cheaper, *types))
+    world.autoscaler.set_policy(world.policy)
+    await world.run_for(120)
+    assert len(world.machines()) == 2
+    assert world.autoscaler.report().usd_per_hour == pytest.approx(0.21)
+    await world.stop()
 
 
 @virtual
