@@ -66,6 +66,8 @@ class Faults(Section):
     never_join: float = _chance("A machine boots and its agent never reports.")
     smaller: float = _chance("A machine joins with less memory than promised.")
     debris: float = _chance("A release leaves a billed disk behind.")
+    stuck_release: float = _chance("A release is not looked at: the machine goes on existing, and costing.")
+    slow_launch: float = _chance("A launch is looked at late, and its call lasts nearly as long as calls may.")
     halts_per_h: float = _rate("A running machine stops by itself and stays listed.")
     vanishes_per_h: float = _rate("A running machine is gone without a word.")
     interruptions_per_h: float = _rate("A spot machine is taken back, after a notice.")
