@@ -35,7 +35,9 @@ LAST_RESULTS_S = 0.5
 IDLE_LEASE_S = 0.1
 """How long an unused lease is kept for the next task."""
 IDLE_WANTED_S = 0.005
-"""How long an unused lease is kept while others wait for one, or other work of ours that has some waits for more."""
+"""How long an unused lease is kept while other work of ours that has some leases waits for more."""
+IDLE_WANTED_BY_OTHERS_S = 0.02
+"""How long an unused lease is kept while other clients wait: who works in batches has its next one by then, mostly."""
 SPREAD_TOLD_MAX = 64
 """How many waiting tasks that are spread are told one by one: the first worker would else run them all meanwhile."""
 NEED_PAUSE_S = 0.005
@@ -471,7 +473,7 @@ class Owner:
                     self.tell_need(work)
                 if work.leases and not work.queue:
                     for lease in tuple(work.leases):
-                        kept_s = IDLE_WANTED_S if lease.is_wanted else IDLE_LEASE_S
+                        kept_s = IDLE_WANTED_BY_OTHERS_S if lease.is_wanted else IDLE_LEASE_S
                         if not lease.pending and now - lease.idle_since > kept_s:
                             self._give_back(lease)
 

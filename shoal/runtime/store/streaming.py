@@ -4,7 +4,7 @@ An ordinary store reads the line that it is going to overwrite; a copy larger th
 a line. Non-temporal stores need two: 1.3 to 1.4 times as fast on two processors, which is as many as it takes to fill
 the memory's bandwidth. There is no way to ask for them from Python, and no compiler where Shoal is installed, so the
 loop is here as machine code for x86-64 (SSE2, which each of them has). Where that cannot run, `move` is the C library's
-(docs/decisions/0018).
+(docs/decisions/0021).
 """
 
 from __future__ import annotations

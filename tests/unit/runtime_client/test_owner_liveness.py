@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shoal.runtime.client.owner import IDLE_LEASE_S, IDLE_WANTED_S
+from shoal.runtime.client.owner import IDLE_LEASE_S, IDLE_WANTED_BY_OTHERS_S
 from shoal.wire import tasks as wire
 from tests.unit.runtime_client.desk import Desk, Link
 
@@ -104,7 +104,7 @@ def test_a_reclaim_that_crosses_the_return_of_its_lease_leaves_nothing() -> None
 def test_what_others_wait_for_is_not_kept_for_what_might_come() -> None:
     desk = Desk()
     work = desk.work(1)
-    idle, new = desk.lease(work, unused_s=2 * IDLE_WANTED_S), desk.lease(work, unused_s=0.0)
+    idle, new = desk.lease(work, unused_s=2 * IDLE_WANTED_BY_OTHERS_S), desk.lease(work, unused_s=0.0)
     desk.owner._tick(desk.now())
     assert not desk.returned()
 
@@ -113,7 +113,7 @@ def test_what_others_wait_for_is_not_kept_for_what_might_come() -> None:
     desk.owner._tick(desk.now())
     assert desk.returned() == [idle], "the other has just been used and may be at once again"
 
-    desk.owner._tick(desk.now() + 2 * IDLE_WANTED_S)
+    desk.owner._tick(desk.now() + 2 * IDLE_WANTED_BY_OTHERS_S)
     assert desk.returned() == [idle, new]
 
 
