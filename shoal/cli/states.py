@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from shoal.foundation.errors import BadInput
-from shoal.util.state_tables import COLUMNS
+from shoal.util.state_tables import COLUMNS, DETAILS
 
 
 def filters_of(texts: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -48,6 +48,8 @@ def rows_of(
     )
     for warning in found["warnings"]:
         click.echo(f"warning: {warning}", err=True)
+    names = (*COLUMNS.get(kind, ()), *DETAILS.get(kind, ()))
+    found["rows"] = [{**{name: row[name] for name in names if name in row}, **row} for row in found["rows"]]
     return found
 
 

@@ -80,6 +80,11 @@ STOP_STREAM: Final = 18
 CANCEL_MADE: Final = 19
 """object, is_forced, is_recursive: cancel the task that makes the receiver's object, as its owner would."""
 
+ASK_ORIGINS: Final = 22
+"""serial, low, high: which tasks made the receiver's numbers from `low` to `high`, and when; answered by ORIGINS."""
+ORIGINS: Final = 23
+"""serial, [[first number, id of the task that made it and those after it, wall time], ...]."""
+
 SEVERAL: Final = 8
 """A format of RESULT: the results of a task with `num_returns` other than 1."""
 
@@ -100,7 +105,7 @@ ASK: Final = 36
 FATE: Final = 37
 """process: has it died? Answered by DIED, now or as soon as it does, or by ALIVE."""
 ROWS: Final = 38
-"""[row, ...], dropped: what ran or runs here, for the state tables; see `runtime/agent/ran.py` for a row."""
+"""[row, ...], dropped, about: what ran or runs here, for the state tables; see `runtime/agent/ran.py` for a row."""
 ACTOR_UP: Final = 39
 """actor, generation: the constructor returned."""
 ACTOR_FAILED: Final = 40
@@ -120,6 +125,8 @@ NOTED: Final = 47
 """n: the answer to RELOCATED."""
 SHOWN: Final = 48
 """n: the answer to SHOW."""
+OWED: Final = 49
+"""serial, [row, ...], total, [[function, type, state, count], ...]: the answer to ASK_OWED."""
 LOCAL: Final = 44
 """n, what, args: a request that the agent answers itself."""
 
@@ -159,6 +166,8 @@ COPIED: Final = 78
 """object id, node, is there: a copy of your object has been fetched to that node, or gave way there."""
 SHOW: Final = 76
 """n: hand on what has been printed so far; answered by SHOWN."""
+ASK_OWED: Final = 77
+"""serial, limit, filters: which tasks of yours have not been answered? Answered by OWED."""
 SPARE: Final = 74
 """Nothing follows: room is short, give back the segments in stock."""
 

@@ -91,6 +91,8 @@ class Nodes:
                 node.end()
         if "head" in self.nodes:
             self.nodes["head"].end()
+        for word in self.place.glob("word-*"):
+            word.unlink()
 
 
 @contextlib.contextmanager
@@ -170,6 +172,7 @@ async def run(request: dict[str, Any]) -> None:
         ),
     )
     try:
+        _note_words(agent, place / f"word-{request['name']}")
         await agent.start()
         await agent.head.joined.wait()
         loop.add_signal_handler(signal.SIGUSR1, lambda: _drain(agent, place))
@@ -186,6 +189,23 @@ async def run(request: dict[str, Any]) -> None:
             await head.stop()
             for path in place.glob("journal.db*"):
                 path.unlink(missing_ok=True)
+
+
+def _note_words(agent: Any, path: Path) -> None:
+    """Keep the tasks that the agent last told the head of, in case it is killed: [name, state] each."""
+    import msgspec
+
+    from shoal.wire import messages as told
+
+    send = agent.head.send
+
+    def note(message: Any) -> None:
+        send(message)
+        if isinstance(message, told.LeftBehind):
+            rows = msgspec.msgpack.decode(message.rows)["tasks"]
+            path.write_text(json.dumps([[row["name"], row["state"]] for row in rows]))
+
+    agent.head.send = note
 
 
 def _drain(agent: Any, place: Path) -> None:

@@ -127,11 +127,12 @@ class Agent:
             wire.ASK: self._on_ask,
             wire.FATE: self._on_fate,
             wire.REVOKE: lambda client, m: self.leases.revoke(client, m[1]),
-            wire.ROWS: lambda client, m: self.state.add_rows(client, m[1], m[2]),
+            wire.ROWS: lambda client, m: self.state.add_rows(client, m[1], m[2], m[3]),
             wire.ACTOR_UP: lambda client, m: self.actors.up(client.worker) if client.worker else None,
             wire.ACTOR_FAILED: self._on_actor_failed,
             wire.STORE: lambda client, m: self.objects.on_request(client, m),
             wire.LOCAL: self._on_local,
+            wire.OWED: lambda client, m: self.state.asked.answered(client, m),
             wire.OWNS: self._on_owns,
             wire.NOTED: lambda client, m: self.objects.on_noted(client, m),
             wire.USED_UP: self._on_used_up,
@@ -269,6 +270,7 @@ class Agent:
                 "cwd": info.get("cwd", ""),
                 "environment": info.get("environment", {}),
                 "namespace": info.get("namespace", ""),
+                "records_sites": info.get("records_sites", False),
                 "process": process,
             }
             self._clients[process] = client
@@ -314,6 +316,7 @@ class Agent:
         if client.relay is not None:
             client.relay.close()
         self.objects.process_died(client.process)
+        self.state.asked.gone(client.process)
         self._verdict(client.process, why, is_driver=True)
         self.leases.forget(client)
         self.end_job(client.job, why)
@@ -548,6 +551,7 @@ class Agent:
         """We are in."""
         gone = self.peers.keys() - message.peers.keys() - {self.node_id}  # the head's news name us, too
         self.peers = dict(message.peers)
+        self.state.joined()
         for node_id in gone:
             # The head's word about it was lost while we were out of touch; our processes may wait for that node.
             why = "it died while this node could not reach the head"

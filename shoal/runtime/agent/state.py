@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from shoal.foundation.amounts import quantities
+from shoal.runtime.agent.asked import Asked, Waiting, may_wait
 from shoal.runtime.agent.clients import Client
 from shoal.runtime.agent.log_files import LogFiles
 from shoal.runtime.agent.pool import Worker
 from shoal.runtime.agent.ran import Ran, exit_type_of
 from shoal.runtime.decide.metric_sums import MetricSums
-from shoal.runtime.decide.row_filters import Filters, chosen, passes
+from shoal.runtime.decide.row_filters import chosen
 from shoal.wire import messages as told
 
 if TYPE_CHECKING:
     from shoal.runtime.agent.main import Agent
+
+
+IN_CASE_S, IN_CASE_PER_NODE_S = 1.0, 0.005
+"""How often at most a node says what runs on it: this, and so much more for each other node."""
+IN_CASE_TASKS = 400
+"""How many tasks all nodes together tell of then, beyond those that run."""
 
 
 class StateTables:
@@ -32,11 +38,15 @@ class StateTables:
         self.ran = Ran(agent.node_id)
         self._last_stats: dict[str, float] = {}
         self.metrics = MetricSums()
+        self.asked = Asked(agent.node_id)
+        self._told_last: Any = None
+        self._told_at = 0.0
+        self._left_at = 0
         self.log_files = LogFiles(agent.node_id, agent.log_dir, agent.settings.other_logs)
 
-    def add_rows(self, client: Client, rows: list[Any], dropped: int) -> None:
+    def add_rows(self, client: Client, rows: list[Any], dropped: int, about: dict[str, Any]) -> None:
         """Take what a process did, as it tells it."""
-        self.ran.add(client.process, client.pid, client.job, rows, dropped)
+        self.ran.add(client.process, client.pid, client.job, rows, dropped, about)
 
     def worker_died(self, worker: Worker, why: str) -> None:
         """Note a worker that ended, for all to see if it had work."""
@@ -46,6 +56,8 @@ class StateTables:
         if worker.lease is not None or worker.actor is not None:
             event = {"worker": worker.process.hex(), "node": self._agent.node_id, "why": why}
             self._agent.head.send(told.Happened([("worker_died", event)]))
+
+        self.asked.gone(worker.process)
 
     def workers(self) -> list[dict[str, Any]]:
         """Return the node's workers as rows, those that ended last."""
@@ -67,8 +79,32 @@ class StateTables:
 
     def left_behind(self) -> told.LeftBehind:
         """Return what the head shall remember of this node when it is gone."""
-        living = [self._worker(worker) for worker in self._agent.pool.workers.values() if worker.job]
-        return told.LeftBehind(msgspec.msgpack.encode(self.ran.left_behind(living)))
+        self._left_at = self.ran.version
+        return told.LeftBehind(msgspec.msgpack.encode(self.ran.left_behind(self._living())))
+
+    def joined(self) -> None:
+        """This head has not heard what runs here."""
+        self._told_last = None
+
+    def _living(self) -> list[dict[str, Any]]:
+        return [self._worker(worker) for worker in self._agent.pool.workers.values() if worker.job]
+
+    def _tell_in_case(self) -> None:
+        """Tell the head what runs here, if that has changed, in case this node is killed: then only it can say.
+
+        The more nodes there are, the less each says: the head takes a few hundred words a second, and reads none.
+        """
+        peers, now = len(self._agent.peers), self._agent.clock.monotonic_s()
+        workers = self._agent.pool.workers
+        newest = (self.ran.version, len(workers), max((one.process for one in workers.values()), default=b""))
+        pause_s = IN_CASE_S + IN_CASE_PER_NODE_S * peers
+        if newest == self._told_last or self.ran.version == self._left_at or now - self._told_at < pause_s:
+            return
+        if not self._agent.head.is_joined:
+            return
+        self._told_last, self._told_at = newest, now
+        rows = self.ran.left_behind(self._living(), tasks_max=IN_CASE_TASKS // (1 + peers), has_died=True)
+        self._agent.head.send(told.LeftBehind(msgspec.msgpack.encode(rows)))
 
     def answer(self, what: str, args: dict[str, Any]) -> Any:
         """Return the answer to one question of the state API.
@@ -78,19 +114,6 @@ class StateTables:
         """
         limit, filters = int(args.get("limit", 10_000)), args.get("filters") or ()
         match what:
-            case "tasks":
-                waiting, count = self._waiting(limit, filters)
-                rows = chosen(self.ran.tasks(), filters)
-                total, room = len(rows) + count, limit - len(waiting)
-                # The newest; what is left out are the oldest.
-                return {
-                    "rows": (rows[-room:] if room > 0 else []) + waiting,
-                    "total": total,
-                    "dropped": self.ran.dropped,
-                }
-            case "task-counts":
-                rows = self.ran.counts(self._waiting(10_000, ())[0])
-                return {"rows": rows, "total": len(rows), "dropped": self.ran.dropped}
             case "workers" | "objects":
                 rows = chosen(self.workers() if what == "workers" else self._agent.objects.rows(), filters)
                 return {"rows": rows[:limit], "total": len(rows), "dropped": 0}
@@ -116,6 +139,9 @@ class StateTables:
             answer = told.Answered(message.rid, True, {"rows": []})
             self._agent.show_prints(str(message.args.get("job", "")), lambda: self._agent.head.send(answer))
             return
+        if message.what in ("tasks", "task-counts"):
+            self._tasks(message)
+            return
         try:
             value = self.answer(message.what, message.args)
         except (KeyError, ValueError, OSError) as error:
@@ -123,34 +149,27 @@ class StateTables:
         else:
             self._agent.head.send(told.Answered(message.rid, True, value))
 
-    def _waiting(self, limit: int, filters: Filters) -> tuple[list[dict[str, Any]], int]:
-        """Return at most `limit` rows of what waits for a worker, and how many tasks that are.
+    def _tasks(self, message: told.Query) -> None:
+        """Answer with what ran here, runs, and waits for its owners, who are asked first."""
+        limit, filters = int(message.args.get("limit", 10_000)), message.args.get("filters") or ()
+        is_counted = message.what == "task-counts"
 
-        Only their owners know which tasks these are, so the rows have no ids; `count` is how many one stands for.
-        """
-        rows: list[dict[str, Any]] = []
-        total = 0
-        for client in self._agent.clients():
-            for work in client.classes.values():
-                count = work.wanted if client.kind != "owner" else 0
-                row = {
-                    "task_id": "",
-                    "attempt_number": 0,
-                    "name": work.spec.get("name", ""),
-                    "state": "PENDING_NODE_ASSIGNMENT",
-                    "job_id": work.job,
-                    "actor_id": "",
-                    "type": "NORMAL_TASK",
-                    "func_or_class_name": work.spec.get("name", ""),
-                    "required_resources": quantities(work.amounts),
-                }
-                if not count or not passes(row, filters):
-                    continue
-                total += count
-                shown = min(count, limit - len(rows))
-                for number in range(shown):
-                    rows.append({**row, "count": 1 if number + 1 < shown else count - number})
-        return rows, total
+        def answer(waiting: Waiting) -> None:
+            if is_counted:
+                rows = self.ran.counts(waiting.counts)
+                value = {"rows": rows, "total": len(rows), "dropped": self.ran.dropped}
+            else:
+                ran = chosen(self.ran.tasks(), filters)
+                # Of what ran, the newest; what is left out are the oldest.
+                room = max(0, limit - len(waiting.rows))
+                rows = [*(ran[-room:] if room else ()), *waiting.rows]
+                value = {"rows": rows, "total": len(ran) + waiting.total, "dropped": self.ran.dropped}
+            self._agent.head.send(told.Answered(message.rid, True, value))
+
+        if not is_counted and not may_wait(filters):
+            answer(Waiting(limit, filters))
+        else:
+            self.asked.ask(self._agent.clients(), 0 if is_counted else limit, filters, answer)
 
     def stats(self) -> dict[str, float]:
         """Return the node's numbers for the metrics, refreshed every tick."""
@@ -158,6 +177,7 @@ class StateTables:
 
     def tick(self) -> None:
         """Refresh the numbers."""
+        self._tell_in_case()
         self._last_stats = {
             "tasks_finished": float(self.ran.finished),
             "tasks_failed": float(self.ran.failed),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import pickle
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shoal.runtime.client.arguments import Waiting, prepare
@@ -16,6 +17,7 @@ from shoal.runtime.client.core import Core
 from shoal.runtime.client.owner import FLUSH_AT
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import ObjectRef
+from shoal.runtime.client.results import next_attempt
 from shoal.wire import tasks as wire
 from shoal.wire.asks import What
 
@@ -103,6 +105,8 @@ class ActorCalls:
         self._by_process: dict[bytes, ActorState] = {}
         self._core.on_link_closed.append(self._link_closed)
         session.results.call_again = self.again
+        self.on_end: Callable[[ObjectRef[Any], str, str], None] = lambda ref, error, why: None
+        """Called for a call that ends with its actor."""
 
     # ---------------------------------------------------------------------------------------------- the hot path
 
@@ -112,6 +116,8 @@ class ActorCalls:
         format, data, pins, waiting = prepare(args, kwargs, session.put_large)
         n = next(core.ids)
         options = recipe.options
+        if session.origins.is_watching:
+            options = session.origins.note(n, options)
         if options is None:
             message: Any = (CALL, n, recipe.name, format, data)
         else:
@@ -146,8 +152,8 @@ class ActorCalls:
         """
         message = ref._message
         options = message[5] if len(message) > 5 else {}
-        attempt = int(options.get("is_late", 1)) + 1
-        ref._message = (wire.SPECIAL_CALL, *message[1:5], {**options, "is_late": attempt})
+        late = {"is_late": int(options.get("is_late", 1)) + 1, "attempt": options.get("attempt", 0) + 1}
+        ref._message = (wire.SPECIAL_CALL, *message[1:5], {**options, **late})
         self._queue(ref._recipe.actor, ref, None)
 
     def _queue(self, state: ActorState, ref: ObjectRef[Any], waiting: Waiting | None) -> None:
@@ -340,8 +346,9 @@ class ActorCalls:
             if ref._tries == 0:
                 del state.limbo[n]
                 self._fail(ref, state)
-            elif ref._tries > 0:
-                ref._tries -= 1
+            else:
+                ref._tries -= ref._tries > 0
+                ref._message = next_attempt(ref._message)
 
     def _dead(self, state: ActorState, cause: str) -> None:
         self._lost_incarnation_finally(state)
@@ -364,6 +371,7 @@ class ActorCalls:
 
     def _fail(self, ref: ObjectRef[Any], state: ActorState) -> None:
         if not ref._ready:
+            self.on_end(ref, "ACTOR_DIED", state.why or "its process died")
             error = pickle.dumps(self.error_of(state))
             self._session.results.settle(ref, wire.ERROR, error, (self._core.process, ref._n))
 

@@ -454,6 +454,11 @@ class Actors:
         environment = merged(session.environment, options.environment)
         life: Any = None
         n = next(core.ids)
+        site = ""
+        if session.origins.is_watching:
+            site = (session.origins.note(n, None) or {}).get("site", "")
+        with core.lock:
+            made = session.origins.of(n)
         if not options.is_detached:
             life = ObjectRef(n, core.process, True, wire.NATIVE, None, None, None, None, 0, None, Life(actor_id))
         handle = ActorHandle(actor_id, cls._class_name, cls._meta, facts, life)
@@ -485,6 +490,8 @@ class Actors:
                 "environment": environment.shown(),
                 "environment_key": environment.key,
                 "job_info": session.job_info,
+                "site": site,
+                "made": [made[0].hex(), made[1]],
             },
         }
         fixed = (
@@ -619,6 +626,7 @@ class Actors:
         """Make `TaskCancelledError` the result."""
         from shoal.exceptions import TaskCancelledError
 
+        self._session.owed.ended(ref, "TASK_CANCELLED", "it was cancelled before it began")
         error = pickle.dumps(TaskCancelledError(ref.hex()))
         self._session.results.settle(ref, wire.ERROR, error, (self._core.process, ref._n))
 

@@ -17,7 +17,8 @@ from shoal.foundation.errors import NoCluster
 from shoal.runtime.client.core import Core, settle_here
 from shoal.runtime.client.elsewhere import Remote, connect_from_elsewhere, remote
 from shoal.runtime.client.environment import environment
-from shoal.runtime.client.session import Session
+from shoal.runtime.client.origins import sites_wanted
+from shoal.runtime.client.session import JOB_INFO, Session
 from shoal.transport import discovery
 from shoal.wire.hello import Credential, Role
 
@@ -164,7 +165,7 @@ def connect(
     here.job = core.info["job"]
     here.namespace = info["namespace"]
     here.environment = environment(info.get("environment"))
-    here.job_info = {name: info[name] for name in ("sys_path", "cwd", "environment", "namespace")}
+    here.job_info = {name: info[name] for name in JOB_INFO}
     core.start_helper()
     settle_here(core)
     return here
@@ -181,6 +182,7 @@ def driver_info(namespace: str | None, runtime_env: dict[str, Any] | None) -> di
         "cwd": str(Path.cwd()),
         "namespace": namespace or f"anonymous-{os.getpid()}-{time.time_ns():x}",
         "environment": own.shown(),
+        "records_sites": sites_wanted(),
     }
 
 

@@ -158,6 +158,8 @@ class Functions:
             recipe = session.owner.recipe_near(recipe, data[0])
         n = next(core.ids)
         options = recipe.options
+        if session.origins.is_watching:
+            options = session.origins.note(n, options)
         if options is None:
             message: Any = (wire.TASK, n, recipe.function, format, data)
         else:
@@ -171,6 +173,7 @@ class Functions:
             if waiting is None:
                 session.owner.push(ref, recipe)
             else:
+                session.owed.upcoming[n] = ref
                 waiting.start(
                     session.values.fetch, core.process, lambda format, data: self._late(ref, recipe, format, data)
                 )
@@ -178,6 +181,7 @@ class Functions:
 
     def _late(self, ref: ObjectRef[Any], recipe: Recipe, format: int, data: Any) -> None:
         """The last argument is ready. With the core's lock held."""
+        self._session.owed.upcoming.pop(ref._n, None)
         if ref._ready:
             return  # cancelled while it waited
         if format == wire.ERROR:

@@ -198,6 +198,8 @@ class Owner:
         """Where the stored values among a task's arguments lie, copies too: (node, bytes); `large` replaces it."""
         self.fail: Callable[[ObjectRef[Any], str, bool], None] = lambda ref, why, has_started: None
         """Decides about a task whose worker died."""
+        self.on_lost: Callable[[ObjectRef[Any], str, Lease], None] = lambda ref, why, lease: None
+        """Called for a task that its worker had begun, or may have, when it died."""
         self.cancelled: set[int] = set()
         """Tasks under way that we asked to be cancelled."""
         core.on_results = self._on_results
@@ -236,7 +238,9 @@ class Owner:
                 out = link.out
                 if recipe.function not in link.known:
                     link.known.add(recipe.function)
-                    out.append((wire.FUNCTION, recipe.function, recipe.blob, recipe.name))
+                    out.append(
+                        (wire.FUNCTION, recipe.function, recipe.blob, recipe.work.spec.get("name") or recipe.name)
+                    )
                 pending = link.pending
                 count = len(pending)
                 pending[ref._n] = ref
@@ -344,7 +348,9 @@ class Owner:
                 recipe = ref._recipe
                 if recipe.function not in known:
                     known.add(recipe.function)
-                    out.append((wire.FUNCTION, recipe.function, recipe.blob, recipe.name))
+                    out.append(
+                        (wire.FUNCTION, recipe.function, recipe.blob, recipe.work.spec.get("name") or recipe.name)
+                    )
                 pending[ref._n] = ref
                 out.append(ref._message)
                 room -= 1
@@ -743,6 +749,8 @@ class Owner:
             if place > reached and started >= 0:
                 free.append(ref)
             else:
+                if not ref._ready:
+                    self.on_lost(ref, why, lease)
                 self.fail(ref, why, True)
         for ref in reversed(free):
             self._take_back(ref)

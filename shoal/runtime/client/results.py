@@ -44,6 +44,8 @@ class Results:
         """Running tasks that we asked to be cancelled."""
         self.call_again: Callable[[ObjectRef[Any]], None] = lambda ref: None
         """Sends an actor's call once more."""
+        self.on_end: Callable[[ObjectRef[Any], str, str], None] = lambda ref, error, why: None
+        """Called for a task that ends without having had a worker."""
         core.on_result = self.arrived
         core.handlers[wire.KEPT] = self._on_kept
         owner.fail, owner.cancelled = self.worker_died, self.cancelled
@@ -144,6 +146,7 @@ class Results:
         if recipe.work is None:
             self.call_again(ref)
         else:
+            ref._message = next_attempt(ref._message)
             self._owner.push(ref, recipe)
         return True
 
@@ -156,10 +159,31 @@ class Results:
         verdict = failure_rules.after_task(fault, started=has_started, retries=retries)
         if verdict.action in (Action.FREE, Action.RETRY) and ref._message is not None:
             ref._tries = verdict.retries
+            if verdict.action is Action.RETRY:
+                ref._message = next_attempt(ref._message)
             self._owner.push(ref, ref._recipe)
             return
+        if not has_started:
+            self.on_end(ref, ENDED_BY.get(fault, "WORKER_DIED"), why)
         error = death_of_task(ref, fault, why)
         self.settle(ref, wire.ERROR, pickle.dumps(error), (self._core.process, ref._n))
+
+
+def next_attempt(message: Any) -> Any:
+    """Return the message that sends a task, or a call, once more: it says which attempt it is."""
+    options = message[5] if len(message) > 5 else {}
+    kind = wire.SPECIAL if message[0] in (wire.TASK, wire.SPECIAL) else wire.SPECIAL_CALL
+    return (kind, *message[1:5], {**options, "attempt": options.get("attempt", 0) + 1})
+
+
+ENDED_BY = {
+    Fault.CANCELLED: "TASK_CANCELLED",
+    Fault.GROUP_REMOVED: "TASK_PLACEMENT_GROUP_REMOVED",
+    Fault.NEVER_FITS: "TASK_UNSCHEDULABLE_ERROR",
+    Fault.NODE_LOST: "NODE_DIED",
+    Fault.OUT_OF_MEMORY: "OUT_OF_MEMORY",
+}
+"""Ray's words for what ends a task, other than its worker's death."""
 
 
 def placed(data: Any, ref: ObjectRef[Any]) -> list[Any]:

@@ -17,12 +17,17 @@ from shoal.runtime.client.getwait import Values
 from shoal.runtime.client.large import Stored
 from shoal.runtime.client.news import News
 from shoal.runtime.client.options import TaskOptions
+from shoal.runtime.client.origins import Origins
+from shoal.runtime.client.owed import Owed
 from shoal.runtime.client.owner import Owner, Recipe, WorkClass
 from shoal.runtime.client.refs import ObjectRef
 from shoal.runtime.client.replays import Replays
 from shoal.runtime.client.results import Results
 from shoal.runtime.client.strategies import Place
 from shoal.wire import tasks as wire
+
+JOB_INFO = ("sys_path", "cwd", "environment", "namespace", "records_sites")
+"""What work that we hand out must know of our job on nodes that do not."""
 
 
 class Session:
@@ -34,6 +39,7 @@ class Session:
         self.namespace = ""
         self.environment = Environment()
         self.job_info: dict[str, Any] = {}
+        self.origins = Origins(core)
         self.owner = Owner(core)
         self.results = Results(core, self.owner)
         self.values = Values(core)
@@ -45,6 +51,9 @@ class Session:
         self.streams = Streams(self)
         self.actors = Actors(self)
         self.news = News(self)
+        self.owed = Owed(self)
+        self.owner.on_lost = self.owed.lost
+        self.results.on_end = self.actors.calls.on_end = self.owed.ended
         self.is_closed = False
         self.this_actor: Any = None
         """The actor that lives in this process."""

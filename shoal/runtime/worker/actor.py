@@ -17,6 +17,7 @@ from shoal.runtime.client import codec
 from shoal.runtime.client.context import ActorExit
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.worker.kept import Kept
+from shoal.runtime.worker.replies import shown_error
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
@@ -238,7 +239,10 @@ class SyncActor(ActorBase):
         else:
             link.out.append((7, n, format, value, duration_us))
             core.dirty.add(link)
-        replies.rows((link.peer, n, name, started, ended, is_ok))
+        if kind == CALL:
+            replies.rows((link.peer, n, name, started, ended, is_ok))
+        else:
+            replies.rows((link.peer, n, name, started, ended, is_ok, "", message[5]))
         if duration_us > 500 or len(link.out) >= 64:
             core.flush()
 
@@ -263,7 +267,7 @@ def build(
     actor = kind(executor, actor_id, generation, class_name, {**options, "concurrency": concurrency, "groups": groups})
     executor.actor = executor.session.this_actor = actor
     link = executor.core.agent
-    executor.current = (link, [CALL, n, "__init__", 0, []])
+    executor.creator, executor.current = creator, (link, [CALL, n, "__init__", 0, []])
     replies, started = executor.replies, perf_counter()
     replies.under_way[creator, n] = ("__init__", started)
     try:
@@ -274,7 +278,8 @@ def build(
         from shoal.exceptions import TaskError
 
         wrapped = TaskError.of(error, f"{class_name}.__init__", actor_repr=class_name, actor_id=actor_id.hex())
-        replies.built(creator, n, started, is_ok=False)
+        replies.telling.failed((creator, n), "ACTOR_CREATION_FAILED", shown_error(error))
+        replies.built(creator, n, started, options, is_ok=False)
         replies.last_words()
         agent.out.append(
             (
@@ -289,7 +294,7 @@ def build(
         agent.flush()
         return actor
     executor.current = None
-    replies.built(creator, n, started, is_ok=True)
+    replies.built(creator, n, started, options, is_ok=True)
     agent.out.append((wire.ACTOR_UP, actor_id, generation))
     agent.flush()
     return actor

@@ -171,7 +171,10 @@ class AsyncActor(ActorBase):
             self._is_flush_due = True
             self.loop.call_soon(self._flush)
         replies.under_way.pop(key, None)
-        replies.rows((link.peer, n, name, started, ended, is_ok))
+        if kind == CALL:
+            replies.rows((link.peer, n, name, started, ended, is_ok))
+        else:
+            replies.rows((link.peer, n, name, started, ended, is_ok, "", message[5]))
         self._tasks.pop(key, None)
         self._under_way[group] -= 1
         waiting = self._waiting.get(group)

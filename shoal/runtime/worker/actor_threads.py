@@ -131,7 +131,10 @@ class ThreadedActor(ActorBase):
         typical[name] = duration_us if usual_us is None else usual_us + (duration_us - usual_us) * 0.3
         self.answer(link, (7, n, format, value, duration_us))
         replies.under_way.pop((link.peer, n), None)
-        replies.rows((link.peer, n, name, started, ended, is_ok))
+        if kind == CALL:
+            replies.rows((link.peer, n, name, started, ended, is_ok))
+        else:
+            replies.rows((link.peer, n, name, started, ended, is_ok, "", message[5]))
         if duration_us > LONG_US or group.queue.empty() or ended - self._flushed_at > BATCH_S:
             self._flushed_at = ended
             self.executor.prints.after_batch()

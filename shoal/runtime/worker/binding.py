@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.runtime.client.environment import environment
+from shoal.runtime.client.session import JOB_INFO
 from shoal.runtime.client.strategies import GroupPlace
 
 if TYPE_CHECKING:
@@ -33,8 +34,24 @@ class Binding:
             return self.held_cpu
         return bool(self.amounts.get("CPU"))
 
+    def about(self) -> dict[str, Any]:
+        """Return what the rows of what ran here have in common: amounts held, group, environment."""
+        group, own = self.group, self._executor.session.environment
+        return {
+            "amounts": self.amounts,
+            "group": group.group_id if group is not None else "",
+            "environment": own.shown() if own else {},
+        }
+
     def bind(self, info: dict[str, Any]) -> None:
         """Belong to a job; a second time only the amounts and GPUs may differ."""
+        telling = self._executor.replies.telling
+        group_id = info["group"][0] if info.get("group") else ""
+        if telling.is_due and (info.get("amounts"), group_id) != (
+            self.amounts,
+            (self.group and self.group.group_id) or "",
+        ):
+            telling.tell_all()  # what ran held what is held no more
         self.amounts = self._executor.session.held_amounts = info.get("amounts", {})
         gpus = info.get("gpus") or []
         if gpus or "GPU" in self.amounts:
@@ -46,9 +63,10 @@ class Binding:
             return
         self._job = session.job = info["job"]
         session.namespace = info.get("namespace", "")
+        session.origins.records_sites = bool(info.get("records_sites"))
         own = info.get("environment") or {}
         session.environment = environment_or_none(own)
-        session.job_info = {name: info.get(name) for name in ("sys_path", "cwd", "environment", "namespace")}
+        session.job_info = {name: info.get(name) for name in JOB_INFO}
         paths = list(info.get("sys_path") or ())
         sys.path[:] = [*paths, *(path for path in sys.path if path not in paths)]  # in the driver's order
         for path in own.get("py_modules", ()):

@@ -58,6 +58,8 @@ class Executor:
         self._latest: bytes | str = "worker"
         """The last function that ran, or its name: what its children print later bears it."""
         self._running: Running | None = None
+        self.creator = b""
+        """Who creates the actor here, while its constructor runs."""
         self._started_at = 0.0
         self.is_used_up = False
         self.cancelled: dict[tuple[bytes, int], None] = {}
@@ -78,6 +80,7 @@ class Executor:
         self.core.has_timers = self._has_timers
         session.values.before_block = self.before_block
         context.main_task = self.running_on_main
+        session.origins.now, session.origins.name_of = self._current, self._id_of
         session.own_group = lambda: self.binding.group
         session.is_cancelled = lambda running: (running.owner, running.n) in self.cancelled
         prints.name_now = self._print_name
@@ -261,7 +264,7 @@ class Executor:
         self.replies.tick(now)
 
     def _has_timers(self) -> bool:
-        return self.current is not None or self.replies.has_rows or self.prints.is_watchful
+        return self.current is not None or self.replies.telling.is_due or self.prints.is_watchful
 
     # ---------------------------------------------------------------------------------------------- about now
 
@@ -277,6 +280,17 @@ class Executor:
             running.group = self.binding.group
             running.attempt = message[5].get("attempt", 0) if message[0] in (SPECIAL, SPECIAL_CALL) else 0
         return running
+
+    def _current(self) -> Any:
+        return self.current
+
+    def _id_of(self, running: Any) -> bytes:
+        """Return the id of the task that the context, or the main thread, runs."""
+        if type(running) is Running:
+            return running.owner + running.n.to_bytes(6, "big")
+        link, message = running
+        owner = link.peer if link is not self.core.agent else self.creator
+        return bytes(owner + message[1].to_bytes(6, "big"))
 
     def _name_of_work(self, message: list[Any]) -> str:
         named = message[5].get("name") if message[0] in (SPECIAL, SPECIAL_CALL) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import pickle
 import sys
 import time
@@ -12,16 +11,11 @@ from shoal.runtime.client import codec
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import Hold, ObjectRef, groups
 from shoal.runtime.worker.streams import Outflows, run_stream
+from shoal.runtime.worker.telling import Telling
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:
     from shoal.runtime.worker.execute import Executor
-
-ROWS_PAUSE_S = 1.0
-RUNNING_AFTER_S = 0.5
-"""What runs for longer is told while it runs."""
-ROWS_PER_SEND = 2000
-ROWS_WAITING_MAX = 20_000
 
 
 class Replies:
@@ -35,14 +29,8 @@ class Replies:
         """Whether the last call's arguments held refs (so that its reply must say which outlive it)."""
         self.outflows = Outflows(self)
         self._is_owner = False
-        self._rows: collections.deque[Any] = collections.deque(maxlen=ROWS_WAITING_MAX)
-        self.rows = self._rows.append
-        self._sent_at = self._looked_at = 0.0
-        self.under_way: dict[tuple[bytes, int], tuple[str, float]] = {}
-        """Calls that run beside the main thread: name and start, by caller and number."""
-        self._told_running: set[tuple[bytes, int]] = set()
-        self._ended_by_cancel: set[tuple[bytes, int]] = set()
-        self._wall_offset_s = time.time() - time.perf_counter()
+        self.telling = Telling(executor)
+        self.rows, self.under_way = self.telling.add, self.telling.under_way
 
     # ---------------------------------------------------------------------------------------------- calling
 
@@ -160,9 +148,10 @@ class Replies:
         key = (link.peer, n)
         if isinstance(error, KeyboardInterrupt) and key in self._executor.cancelled:
             del self._executor.cancelled[key]
-            self._ended_by_cancel.add(key)
+            self.telling.failed(key, "TASK_CANCELLED", "the task was cancelled")
             ref: ObjectRef[Any] = ObjectRef(n, link.peer)
             return wire.ERROR, pickle.dumps(TaskCancelledError(ref.hex()))
+        self.telling.failed(key, "TASK_EXECUTION_EXCEPTION", shown_error(error))
         if actor is not None:
             wrapped = TaskError.of(error, name, actor_repr=actor.shown, actor_id=actor.actor_id.hex())
         else:
@@ -191,7 +180,7 @@ class Replies:
         link.out.append((wire.RESULT, n, *result, int((ended - started) * 1e6)))
         link.flush()
         what = executor.name_of(function_id)
-        self.rows((link.peer, n, name, started, ended, is_ok, what, options.get("attempt", 0)))
+        self.rows((link.peer, n, name, started, ended, is_ok, what, options))
         self._count_calls(function_id, options)
 
     def special_result(self, value: Any, link: Link, n: int, options: dict[str, Any], name: str) -> tuple[int, Any]:
@@ -230,83 +219,18 @@ class Replies:
 
     # ---------------------------------------------------------------------------------------------- state
 
-    def built(self, creator: bytes, n: int, started: float, *, is_ok: bool) -> None:
+    def built(self, creator: bytes, n: int, started: float, options: dict[str, Any], *, is_ok: bool) -> None:
         """Note that the constructor of this process's actor has ended."""
         self.under_way.pop((creator, n), None)
-        self.rows((creator, n, "__init__", started, time.perf_counter(), is_ok))
-
-    @property
-    def has_rows(self) -> bool:
-        """Whether something waits to be told to the agent."""
-        return bool(self._rows)
+        options = {**options, "attempt": options.get("restarts", 0)}
+        self.rows((creator, n, "__init__", started, time.perf_counter(), is_ok, "", options))
 
     def tick(self, now: float) -> None:
-        """Tell the agent what ran, about once a second, and whether we own what others hold."""
+        """Tell the agent what ran, and whether we own what others hold."""
         if self._is_owner or self._core.escaped.refs or self._session.actors.has_own:
             with self._core.lock:
                 self.tell_owner()
-        if now - self._looked_at >= RUNNING_AFTER_S and self._has_news_of_running():
-            self._looked_at = now
-            self._tell_running()
-        if self._rows and (now - self._sent_at >= ROWS_PAUSE_S or len(self._rows) >= ROWS_PER_SEND):
-            self._sent_at = now
-            self._send_rows()
-
-    def _has_news_of_running(self) -> bool:
-        return bool(self._executor.current is not None or self.under_way or self._told_running)
-
-    def _tell_running(self) -> None:
-        """Tell the agent what has been running for a while, once each; it hears of the end as of every end."""
-        executor = self._executor
-        found = dict(self.under_way)
-        current = executor.current
-        if current is not None and current[0] is not self._core.agent:
-            link, message = current
-            found[link.peer, message[1]] = (executor._name_of_work(message), executor._started_at)
-        before = time.perf_counter() - RUNNING_AFTER_S
-        long = {key: one for key, one in found.items() if one[1] <= before}
-        rows = [
-            self._told(peer, n, name, "", started, None, "", 0)
-            for (peer, n), (name, started) in long.items()
-            if (peer, n) not in self._told_running
-        ]
-        self._told_running = set(long)
-        if rows:
-            agent = self._core.agent
-            agent.out.append((wire.ROWS, rows, 0))
-            agent.flush()
-
-    def _told(
-        self, peer: bytes, n: int, name: str, what: str, started: float, ended: float | None, error: str, attempt: int
-    ) -> tuple[Any, ...]:
-        actor, offset = self._executor.actor, self._wall_offset_s
-        task_id, end_s = _task_id(peer, n), None if ended is None else ended + offset
-        if actor is None:
-            return task_id, name, what or name, started + offset, end_s, error, "", "NORMAL_TASK", attempt
-        called = f"{actor.class_name}.{name}"
-        kind = "ACTOR_CREATION_TASK" if name == "__init__" else "ACTOR_TASK"
-        return task_id, called, called, started + offset, end_s, error, actor.actor_id.hex(), kind, attempt
-
-    def _send_rows(self) -> None:
-        executor, cancelled = self._executor, self._ended_by_cancel
-        rows: list[tuple[Any, ...]] = []
-        while self._rows and len(rows) < ROWS_PER_SEND:
-            peer, n, what, started, ended, is_ok, *more = self._rows.popleft()
-            name = executor.name_of(what) if type(what) is bytes else what
-            error = ""
-            if not is_ok:
-                error = "TASK_CANCELLED" if (peer, n) in cancelled else "TASK_EXECUTION_EXCEPTION"
-                cancelled.discard((peer, n))
-            function, attempt = more or ("", 0)
-            rows.append(self._told(peer, n, name, function, started, ended, error, attempt))
-        dropped = 0
-        if len(self._rows) > ROWS_PER_SEND * 2:
-            dropped = len(self._rows)
-            self._rows.clear()
-            cancelled.clear()
-        agent = self._core.agent
-        agent.out.append((wire.ROWS, rows, dropped))
-        agent.flush()
+        self.telling.tick(now)
 
     def last_words(self) -> None:
         """Send what must not be lost before this process ends."""
@@ -315,8 +239,7 @@ class Replies:
             metrics.registry().report_now()
         self._core.flush()
         self._executor.prints.flush()
-        while self._rows:
-            self._send_rows()
+        self.telling.tell_all()
         deadline = time.monotonic() + 1.0
         for link in tuple(self._core.reactor.links.values()):
             while link._leftover is not None and time.monotonic() < deadline:
@@ -324,5 +247,9 @@ class Replies:
                 link.on_writable()
 
 
-def _task_id(peer: bytes, n: int) -> str:
-    return (peer + n.to_bytes(6, "big")).hex()
+def shown_error(error: BaseException) -> str:
+    """Return an error in one line; its own text may raise, being the user's."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__

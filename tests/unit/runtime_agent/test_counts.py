@@ -10,7 +10,7 @@ from shoal.runtime.head.core.queries import _add_counts
 
 
 def row(n: int, name: str, *, error: str = "", is_running: bool = False) -> list[Any]:
-    return [f"{n:048x}", name, name, 1.0, None if is_running else 2.0, error, "", "NORMAL_TASK", 0]
+    return [f"{n:048x}", name, name, 1.0, None if is_running else 2.0, error, "", "NORMAL_TASK", 0, "", None, "", ""]
 
 
 def counts_of(tables: Ran) -> dict[tuple[str, str], int]:

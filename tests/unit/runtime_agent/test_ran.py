@@ -16,7 +16,7 @@ WORKER = b"w" * 18
 
 
 def row(number: int, ended_s: float | None = 2.0, error: str = "") -> tuple[Any, ...]:
-    return f"t{number}", "f", "f", 1.0, ended_s, error, "", "NORMAL_TASK", 0
+    return f"t{number}", "f", "f", 1.0, ended_s, error, "", "NORMAL_TASK", 0, "", None, "", ""
 
 
 def listed(process: bytes = WORKER) -> dict[str, Any]:

@@ -280,6 +280,10 @@ class Asks:
                 rows = core.events_seen()
             case _ if kind in listings.FROM_AGENTS:
                 gone = core.remembered.rows(kind, but=core.nodes.alive.keys())
+                for row in gone:
+                    node = core.nodes.dead.get(row.get("node_id", ""))
+                    if node is not None and row.get("end_time_s") is None:
+                        row["end_time_s"] = node.ended_wall_s  # it ended what it ran
                 core.queries.ask(kind, args, lambda value: self._reply(caller, True, value), known=gone)
                 return LATER
             case _:

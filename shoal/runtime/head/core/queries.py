@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from shoal.runtime.decide.row_filters import chosen, passes, tasks_in
+from shoal.runtime.decide.task_states import TaskState, later
 from shoal.runtime.head.core.events import Outbox, Rejected
 from shoal.runtime.head.core.nodes import Member, Nodes
 from shoal.wire.messages import Answered, Query
@@ -151,8 +152,12 @@ class Queries:
             _add_counts(question.rows, question.known)
             question.known = []
             question.total = len(question.rows)
-        question.rows.extend(question.known[: max(0, question.limit - len(question.rows))])
         question.total += tasks_in(question.known)
+        question.rows.extend(question.known[: max(0, question.limit - len(question.rows))])
+        if question.what == "tasks":
+            found = once_each(question.rows)
+            question.total -= len(question.rows) - len(found)
+            question.rows = found
         question.answer(
             {
                 "rows": question.rows,
@@ -161,6 +166,29 @@ class Queries:
                 "warnings": question.warnings[:WARNINGS_MAX],
             }
         )
+
+
+def once_each(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of tasks with one for each attempt: several tell of it (who owns it, who ran it, a node before it
+    died), and who knows the later state knows best; of one state, who knows when it began."""
+    best: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for row in rows:
+        if row.get("task_id"):
+            key = row["task_id"], row.get("attempt_number")
+            known = best.get(key)
+            if known is None or _knows_more(row, known):
+                best[key] = row
+    return [row for row in rows if not row.get("task_id") or best[row["task_id"], row.get("attempt_number")] is row]
+
+
+def _knows_more(row: dict[str, Any], known: dict[str, Any]) -> bool:
+    before, heard = str(known.get("state")), str(row.get("state"))
+    if before == heard or not {before, heard} <= STATES:
+        return known.get("start_time_s") is None and row.get("start_time_s") is not None
+    return later(TaskState(before), TaskState(heard)) == heard
+
+
+STATES = frozenset(state.value for state in TaskState)
 
 
 def _add_counts(sums: list[dict[str, Any]], rows: Iterable[dict[str, Any]]) -> None:
