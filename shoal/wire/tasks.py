@@ -80,9 +80,9 @@ STOP_STREAM: Final = 18
 CANCEL_MADE: Final = 19
 """object, is_forced, is_recursive: cancel the task that makes the receiver's object, as its owner would."""
 
-ASK_ORIGINS: Final = 22
+ASK_ORIGINS: Final = 28
 """serial, low, high: which tasks made the receiver's numbers from `low` to `high`, and when; answered by ORIGINS."""
-ORIGINS: Final = 23
+ORIGINS: Final = 29
 """serial, [[first number, id of the task that made it and those after it, wall time], ...]."""
 
 SEVERAL: Final = 8

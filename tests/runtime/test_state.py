@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import shutil
@@ -16,8 +17,11 @@ import pytest
 
 import shoal
 from shoal.util import state
-from tests.runtime.conftest import eventually
+from tests.runtime import conftest
 from tests.runtime.nodes import Nodes, cluster_of
+
+eventually = functools.partial(conftest.eventually, within_s=60.0)
+"""Generous: what is told once a second takes its time on a busy machine."""
 
 
 @pytest.fixture
@@ -73,7 +77,7 @@ def test_work_is_listed_while_it_runs_and_with_how_it_ended(two: Nodes) -> None:
     def running(name: str) -> int:
         return len(rows(state="RUNNING", name=name))
 
-    eventually(lambda: (running("nap"), running("Threaded.nap"), running("Async.nap")) == (4, 2, 1), 20)
+    eventually(lambda: (running("nap"), running("Threaded.nap"), running("Async.nap")) == (4, 2, 1))
     assert len(rows(state="PENDING_NODE_ASSIGNMENT", name="nap")) == 2
     counts = state.summarize_tasks()["cluster"]["summary"]["nap"]["state_counts"]
     assert counts == {"RUNNING": 4, "PENDING_NODE_ASSIGNMENT": 2}
@@ -81,18 +85,18 @@ def test_work_is_listed_while_it_runs_and_with_how_it_ended(two: Nodes) -> None:
 
     for ref in busy:
         shoal.cancel(ref)
-    shoal.get(calls, timeout=30)
+    shoal.get(calls, timeout=60)
     eventually(lambda: len(rows(state="FINISHED", type="ACTOR_TASK")) == 3)
-    eventually(lambda: len(rows(state="FAILED", error_type="TASK_CANCELLED")) == 6, 20)
+    eventually(lambda: len(rows(state="FAILED", error_type="TASK_CANCELLED")) == 6)
     assert rows(state="RUNNING") == []
 
     slow = Async.remote(3)
     eventually(lambda: len(rows(state="RUNNING", type="ACTOR_CREATION_TASK", name="Async.__init__")) == 1)
-    shoal.get(slow.nap.remote(0), timeout=30)
+    shoal.get(slow.nap.remote(0), timeout=60)
     eventually(lambda: len(rows(state="FINISHED", type="ACTOR_CREATION_TASK")) == 3)
 
     failed, dead = fails.remote(), dies.remote()
-    shoal.wait([failed, dead], num_returns=2, timeout=30)
+    shoal.wait([failed, dead], num_returns=2, timeout=60)
     eventually(lambda: len(rows(name="fails", error_type="TASK_EXECUTION_EXCEPTION")) == 1)
     eventually(lambda: len(rows(name="dies", error_type="WORKER_DIED")) == 1)
     (row,) = rows(name="dies")
@@ -105,7 +109,7 @@ def test_work_is_listed_while_it_runs_and_with_how_it_ended(two: Nodes) -> None:
 def test_filters_apply_to_everything_that_is_kept_and_not_to_the_newest_rows(two: Nodes) -> None:
     with pytest.raises(ValueError, match="on purpose"):
         shoal.get(fails.remote())
-    shoal.get([nap.remote(0) for _ in range(500)], timeout=30)
+    shoal.get([nap.remote(0) for _ in range(500)], timeout=60)
     eventually(lambda: len(state.list_tasks(limit=1000)) == 501)
 
     (row,) = state.list_tasks(filters=[("state", "=", "failed")], limit=1)
@@ -119,22 +123,22 @@ def test_filters_apply_to_everything_that_is_kept_and_not_to_the_newest_rows(two
 def test_what_ran_on_a_node_is_listed_when_the_node_is_gone(two: Nodes, way: str) -> None:
     node = two.nodes["a"]
     there = nap.options(resources={"there": 1}, name="far")
-    shoal.get([there.remote(0) for _ in range(5)], timeout=30)
+    shoal.get([there.remote(0) for _ in range(5)], timeout=60)
     eventually(lambda: len(rows(name="far", state="FINISHED")) == 5)
     before = rows(name="far")[0].worker_id
 
     if way == "drained":
         eventually(lambda: state.list_objects() == [])
         node.process.send_signal(signal.SIGUSR1)
-        eventually(lambda: (two.place / "drained").exists(), 20)
+        eventually(lambda: (two.place / "drained").exists())
         (two.place / "drained").unlink()
         node.kill()  # it says nothing more
         clear_away(two)
-        eventually(lambda: len(state.list_nodes(filters=[("state", "=", "DEAD")])) == 1, 20)
+        eventually(lambda: len(state.list_nodes(filters=[("state", "=", "DEAD")])) == 1)
     else:
         node.end()
 
-    eventually(lambda: len(rows(name="far", node_id=node.told["node_id"])) == 5, 20)
+    eventually(lambda: len(rows(name="far", node_id=node.told["node_id"])) == 5)
     assert state.get_task(rows(name="far")[0].task_id) is not None
     assert state.summarize_tasks()["cluster"]["summary"]["nap"]["state_counts"]["FINISHED"] == 5
     if way == "leaves":
@@ -159,26 +163,26 @@ def test_what_ran_on_a_node_that_is_killed_has_failed_with_it(two: Nodes) -> Non
     node_id = two.nodes["a"].told["node_id"]
     far = nap.options(resources={"there": 0.1}, name="far", max_retries=0)
     done = [far.remote(0) for _ in range(3)]
-    shoal.get(done, timeout=30)
+    shoal.get(done, timeout=60)
     lost, outer = far.remote(1000), hands_out.options(max_retries=0).remote()
-    eventually(lambda: len(rows(state="RUNNING", node_id=node_id)) == 3, 20)
-    eventually(lambda: len(rows(name="far", state="FINISHED")) == 3, 20)
+    eventually(lambda: len(rows(state="RUNNING", node_id=node_id)) == 3)
+    eventually(lambda: len(rows(name="far", state="FINISHED")) == 3)
     workers = {row.worker_id for row in state.list_workers() if row.node_id == node_id}
     word = two.place / "word-a"
     expected = sorted([*3 * [["far", "FINISHED"]], *[[name, "FAILED"] for name in ("far", "hands_out", "nested")]])
-    eventually(lambda: word.exists() and sorted(json.loads(word.read_text())) == expected, 20)
+    eventually(lambda: word.exists() and sorted(json.loads(word.read_text())) == expected)
 
     two.nodes["a"].kill()
     clear_away(two)
     with pytest.raises(shoal.exceptions.NodeDiedError):
-        shoal.get(lost, timeout=30)
+        shoal.get(lost, timeout=60)
 
     # What its own workers owned is known from the node alone, the rest from the owners as well: each is listed once.
     def ends() -> set[tuple[str, str, str]]:
         return {(row.name, row.state, row.error_type) for row in rows(node_id=node_id)}
 
     failed = {(name, "FAILED", "NODE_DIED") for name in ("far", "nested", "hands_out")}
-    eventually(lambda: ends() == {("far", "FINISHED", ""), *failed}, 20)
+    eventually(lambda: ends() == {("far", "FINISHED", ""), *failed})
     assert [len(rows(node_id=node_id, name=name, state="FAILED")) for name in ("far", "nested")] == [1, 1]
     (row,) = rows(node_id=node_id, name="nested")
     assert row.parent_task_id == outer.hex()
@@ -187,7 +191,7 @@ def test_what_ran_on_a_node_that_is_killed_has_failed_with_it(two: Nodes) -> Non
     def counts() -> dict[str, Any]:
         return {name: one["state_counts"] for name, one in state.summarize_tasks()["cluster"]["summary"].items()}
 
-    eventually(lambda: counts() == {"nap": {"FINISHED": 3, "FAILED": 2}, "hands_out": {"FAILED": 1}}, 20)
+    eventually(lambda: counts() == {"nap": {"FINISHED": 3, "FAILED": 2}, "hands_out": {"FAILED": 1}})
     dead = [row for row in state.list_workers() if row.node_id == node_id]
     assert workers <= {row.worker_id for row in dead}
     assert {(row.is_alive, row.exit_type) for row in dead if row.worker_id in workers} == {(False, "SYSTEM_ERROR")}
@@ -213,7 +217,7 @@ class Parent:
 
 def test_what_waits_is_listed_by_its_id_and_counted_whole(two: Nodes) -> None:
     busy = [nap.remote(100) for _ in range(4)]
-    eventually(lambda: len(rows(state="RUNNING", name="nap")) == 4, 20)
+    eventually(lambda: len(rows(state="RUNNING", name="nap")) == 4)
     waiting = [nap.options(name=f"w{n % 2}").remote(1) for n in range(3000)]
     later = [child.remote(waiting[-1]), child.remote(busy[0])]
     actor = Threaded.options(resources={"nowhere": 1}).remote()
@@ -240,25 +244,25 @@ def test_what_waits_is_listed_by_its_id_and_counted_whole(two: Nodes) -> None:
 
     for ref in (*waiting, *busy):
         shoal.cancel(ref)
-    eventually(lambda: len(rows(state="FAILED", error_type="TASK_CANCELLED", name="w0")) == 1500, 20)
-    eventually(lambda: state.summarize_tasks()["cluster"]["summary"]["nap"]["state_counts"] == {"FAILED": 3004}, 20)
+    eventually(lambda: len(rows(state="FAILED", error_type="TASK_CANCELLED", name="w0")) == 1500)
+    eventually(lambda: state.summarize_tasks()["cluster"]["summary"]["nap"]["state_counts"] == {"FAILED": 3004})
 
 
 def test_a_task_names_the_one_that_made_it(two: Nodes) -> None:
     made = [parent.options(resources={"there": 0.1}).remote(1), parent.remote(0)]
     running = eventually_rows(name="child", state="RUNNING")
     assert running[0].parent_task_id == made[0].hex(), "while it runs, too"
-    shoal.get(made, timeout=30)
+    shoal.get(made, timeout=60)
     actor = Parent.remote()
     calls = [actor.make.remote(f"by{n}") for n in range(3)]
-    shoal.get(calls, timeout=30)
-    eventually(lambda: len(rows(name="by2", state="FINISHED")) == 1, 20)
+    shoal.get(calls, timeout=60)
+    eventually(lambda: len(rows(name="by2", state="FINISHED")) == 1)
 
     tops = {
         row.parent_task_id for row in (*rows(name="parent"), *rows(name="Parent.__init__"), *rows(name="Parent.make"))
     }
     assert tops == {rows(name="parent")[0].task_id[:36] + 12 * "0"}, "the driver stands for itself"
-    eventually(lambda: len(rows(name="nested", state="FINISHED")) == 2, 20)
+    eventually(lambda: len(rows(name="nested", state="FINISHED")) == 2)
     for name in ("child", "nested"):
         assert {row.parent_task_id for row in rows(name=name)} == {ref.hex() for ref in made}
     for number, ref in enumerate(calls):
@@ -272,7 +276,7 @@ def test_a_task_names_the_one_that_made_it(two: Nodes) -> None:
 
 
 def eventually_rows(**wanted: Any) -> list[Any]:
-    eventually(lambda: rows(**wanted), 20)
+    eventually(lambda: rows(**wanted))
     return rows(**wanted)
 
 
@@ -297,19 +301,19 @@ def test_every_attempt_is_listed_with_how_it_ended(two: Nodes, own_places: Path)
     def dies_at_once() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    shoal.get(dies_once.options(name="dies_once").remote(), timeout=30)
-    shoal.get(fails_once.options(name="fails_once").remote(), timeout=30)
+    shoal.get(dies_once.options(name="dies_once").remote(), timeout=60)
+    shoal.get(fails_once.options(name="fails_once").remote(), timeout=60)
 
     def attempts(name: str) -> list[tuple[int, str, str]]:
         return sorted((row.attempt_number, row.state, row.error_type) for row in rows(name=name))
 
-    eventually(lambda: attempts("dies_once") == [(0, "FAILED", "WORKER_DIED"), (1, "FINISHED", "")], 20)
-    eventually(lambda: attempts("fails_once") == [(0, "FAILED", "TASK_EXECUTION_EXCEPTION"), (1, "FINISHED", "")], 20)
+    eventually(lambda: attempts("dies_once") == [(0, "FAILED", "WORKER_DIED"), (1, "FINISHED", "")])
+    eventually(lambda: attempts("fails_once") == [(0, "FAILED", "TASK_EXECUTION_EXCEPTION"), (1, "FINISHED", "")])
     # Only now: what a worker did in its last second goes with it.
     there = dies_at_once.options(resources={"there": 0.1}, name="there").remote()
-    shoal.wait([there, dies_at_once.options(name="here").remote()], num_returns=2, timeout=30)
+    shoal.wait([there, dies_at_once.options(name="here").remote()], num_returns=2, timeout=60)
     for name in ("there", "here"):
-        eventually(lambda name=name: attempts(name) == [(0, "FAILED", "WORKER_DIED")], 20)
+        eventually(lambda name=name: attempts(name) == [(0, "FAILED", "WORKER_DIED")])
     (row,) = rows(name="there")
     assert row.node_id == two.nodes["a"].told["node_id"]
     assert "SIGKILL" in row.error_message
