@@ -223,3 +223,41 @@ print("reborn")
     (tmp_path / "killed").touch()
 
     assert said(driver) == ["OwnerDiedError ActorDiedError NodeDiedError", "woke 7", "reborn"]
+
+
+FOLLOW = """
+import shoal, sys, time
+from shoal.util.placement_group import placement_group
+shoal.init()
+@shoal.remote(resources={"there": 1})
+class Late:
+    def name(self):
+        return "late"
+@shoal.remote(num_cpus=0)
+def ask(late, mark):
+    name = late.name.remote()
+    open(mark, "w").close()
+    return shoal.get(name, timeout=50)
+group = placement_group([{"there": 1}])
+ready = group.ready()
+asked = ask.remote(Late.remote(), sys.argv[1])
+print("ready", flush=True)
+shoal.get(ready, timeout=50)
+print(shoal.get(asked, timeout=50))
+"""
+
+
+def test_who_follows_what_still_hears_of_it_after_the_head_was_killed(
+    by_hand: Callable[..., ByHand], tmp_path: Path
+) -> None:
+    """A group that a driver waits for, and an actor whose handle was passed on: neither is followed by its creator."""
+    cluster = by_hand("--num-cpus", "1")
+    driver = cluster.start(FOLLOW, str(tmp_path / "asked"))
+    eventually((tmp_path / "asked").exists)
+    first = cluster.pid_of("head")
+
+    cluster.kill("head")
+    eventually(lambda: cluster.pid_of("head") != first)
+    cluster.shoal("start", "--num-cpus", "1", "--resources", '{"there": 2}', "--object-store-memory", "64 MiB")
+
+    assert said(driver) == ["late"]

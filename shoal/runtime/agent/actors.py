@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from shoal.foundation.clock import Clock
 from shoal.runtime.agent.pool import Pool, Worker
 from shoal.runtime.agent.stock import Grip, Stock
 from shoal.wire import messages as told
@@ -29,6 +30,7 @@ class Actor:
         "is_up",
         "job",
         "start",
+        "up_s",
         "why",
         "worker",
     )
@@ -38,6 +40,8 @@ class Actor:
         self.actor_id, self.generation, self.job = start.actor_id, start.generation, start.job
         self.worker: Worker | None = None
         self.is_up = self.is_ending = False
+        self.up_s: float | None = None
+        """When its constructor returned, on this node's clock."""
         self.cause = self.why = ""
         self.error = b""
         self.address: list[Any] = []
@@ -48,6 +52,7 @@ class Actors:
 
     def __init__(
         self,
+        clock: Clock,
         stock: Stock,
         pool: Pool,
         *,
@@ -56,6 +61,7 @@ class Actors:
         changed: Callable[[], None],
         short: Callable[[], None],
     ) -> None:
+        self._clock = clock
         self._stock, self._pool, self._bind, self._send, self._changed = stock, pool, bind, send, changed
         self._short = short
         self.by_id: dict[bytes, Actor] = {}
@@ -102,7 +108,7 @@ class Actors:
         actor: Actor | None = worker.actor
         if actor is None or actor.is_up:
             return
-        actor.is_up = True
+        actor.is_up, actor.up_s = True, self._clock.monotonic_s()
         held = actor.start.held
         if held != actor.grip.amounts:
             was_blocked = actor.grip.is_blocked

@@ -1,24 +1,24 @@
 """A node that cannot reach its head: actors that may be started elsewhere are stopped before the head gives us up.
 
 `fence_s` is shorter than the head's `node_dead_s`, each on its own clock, so an actor never has two incarnations that
-answer; what counts as contact is said in `runtime/decide/contact.py`. Plain tasks run on: their owners decide. With
+answer; what counts as contact is said in `runtime/decide/contact.py`. Stopped is also what the head may not know to
+have started: it would start that again, whatever the user allows. Plain tasks run on: their owners decide. With
 contact again, not declared dead, everything goes on; declared dead, the head refuses us and the node ends
 (`Refused.is_dead`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shoal.runtime.agent.actors import Actor
     from shoal.runtime.agent.main import Agent
     from shoal.runtime.agent.pool import Worker
 
 
 class Fence:
-    """Stops and continues the processes of restartable actors."""
+    """Stops and continues the processes of actors that may be started elsewhere."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -37,19 +37,18 @@ class Fence:
     def _stop(self) -> None:
         for actor in self._agent.actors.by_id.values():
             worker = actor.worker
-            if worker is not None and worker not in self._stopped and actor.start.options.get("max_restarts", 0) != 0:
+            if worker is not None and worker not in self._stopped and self._may_be_elsewhere(actor):
                 self._stopped.append(worker)
-                _send(worker, signal.SIGSTOP)
+                self._agent.pool.halt(worker)
                 self._agent.note(f"the head is out of reach: actor {actor.actor_id.hex()[:8]} is stopped")
+
+    def _may_be_elsewhere(self, actor: Actor) -> bool:
+        proven_s = self._agent.head.contact.proven_s
+        is_known = actor.up_s is not None and proven_s is not None and actor.up_s < proven_s
+        return not is_known or actor.start.options.get("max_restarts", 0) != 0
 
     def _continue(self) -> None:
         stopped, self._stopped = self._stopped, []
         for worker in stopped:
             if not worker.is_dead:
-                _send(worker, signal.SIGCONT)
-
-
-def _send(worker: Worker, number: signal.Signals) -> None:
-    if worker.pidfd >= 0:
-        with contextlib.suppress(ProcessLookupError, OSError):
-            signal.pidfd_send_signal(worker.pidfd, number)
+                self._agent.pool.go_on(worker)

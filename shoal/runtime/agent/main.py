@@ -96,6 +96,7 @@ class Agent:
             changed=self.changed,
         )
         self.actors = Actors(
+            clock,
             self.stock,
             self.pool,
             bind=self._bind,

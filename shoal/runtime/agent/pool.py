@@ -301,9 +301,15 @@ class Pool:
         """End a worker at once; the verdict follows."""
         worker.kill_why = worker.kill_why or why
         worker.is_reusable = False
-        if worker.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError, OSError):
-                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+        _signal(worker, signal.SIGKILL)
+
+    def halt(self, worker: Worker) -> None:
+        """Stop a worker where it is; it can still be killed."""
+        _signal(worker, signal.SIGSTOP)
+
+    def go_on(self, worker: Worker) -> None:
+        """Let a stopped worker go on."""
+        _signal(worker, signal.SIGCONT)
 
     async def end(self) -> None:
         """End the zygote and, with it, every worker."""
@@ -387,6 +393,12 @@ class Pool:
                 self.take(worker.binding, call)
             self._fork_more()
             self.keep_warm_soon()
+
+
+def _signal(worker: Worker, number: signal.Signals) -> None:
+    if worker.pidfd >= 0:
+        with contextlib.suppress(ProcessLookupError, OSError):
+            signal.pidfd_send_signal(worker.pidfd, number)
 
 
 def _reason(worker: Worker) -> str:

@@ -232,10 +232,17 @@ class ActorCalls:
                 lambda is_ok, row: self.learn(row) if is_ok else None,
             )
 
+    def watch_again(self, _: Any) -> None:
+        """The head has restarted and does not know who followed what. With the core's lock held."""
+        for state in tuple(self.states.values()):
+            if state.is_watched and state.state != DEAD:
+                state.is_watched = False
+                self.watch(state)
+
     def learn(self, row: dict[str, Any]) -> None:
         """Take the head's word on an actor. With the core's lock held."""
         state = self.states.get(row["actor_id"])
-        if state is None or row["generation"] < state.generation:
+        if state is None or (row["generation"] < state.generation and row["cause"] != "unknown"):
             return
         is_newer = row["generation"] > state.generation
         state.generation = row["generation"]

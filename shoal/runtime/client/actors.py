@@ -329,6 +329,7 @@ class Actors:
     def start(self) -> None:
         """Subscribe to the head's news; called once the session's parts are there."""
         self._session.news.on("actor", self.calls.learn)
+        self._session.news.on("watch-again", self.calls.watch_again)
 
     def process_died(self, process: bytes, why: str) -> None:
         """The verdict about a process."""

@@ -91,6 +91,7 @@ class Groups:
         self._rows: dict[str, dict[str, Any]] = {}
         self._waiting: dict[str, list[tuple[ObjectRef[Any], int, Any]]] = {}
         here.news.on("group", self._heard)
+        here.news.on("watch-again", self._watch_again)
 
     def create(
         self, group_id: str, bundles: Sequence[Bundle], strategy: Strategy, *, name: str, is_detached: bool
@@ -185,6 +186,15 @@ class Groups:
             for work in owner.by_key.values():
                 if work.spec.get("group", ("",))[0] == group_id:
                     owner.end_class(work, f"group removed: {row.get('why') or 'removed'}")
+
+    def _watch_again(self, _: Any) -> None:
+        """The head has restarted and does not know who followed what. With the core's lock held."""
+        for group_id in tuple(self._rows):
+            self._here().core.request(wire.ASK, What.WATCH_GROUP, {"group_id": group_id}, self._seen(group_id))
+
+    def _seen(self, group_id: str) -> Callable[[bool, Any], None]:
+        refused = self._refused(group_id)
+        return lambda is_ok, value: self._heard(value) if is_ok else refused(is_ok, value)
 
     def _state(self, group_id: str) -> str:
         row = self._rows.get(group_id)

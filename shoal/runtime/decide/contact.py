@@ -16,18 +16,19 @@ ASKS_PER_FENCE = 5
 class Contact:
     """The lease. Times are seconds on any clock of this node that does not go back."""
 
-    __slots__ = ("_asked_s", "_proven_s", "fence_s")
+    __slots__ = ("_asked_s", "fence_s", "proven_s")
 
     def __init__(self, fence_s: float) -> None:
         self.fence_s = fence_s
         """How long the lease lasts; 0: for ever."""
-        self._proven_s: float | None = None
+        self.proven_s: float | None = None
+        """What was said before, on the way that the question took, has reached the head; None: it never answered."""
         self._asked_s: float | None = None
 
     def answered(self, asked_s: float) -> None:
         """Take an answer to what was asked at `asked_s`, over the connection that this was asked on."""
-        if self._proven_s is None or asked_s > self._proven_s:
-            self._proven_s = asked_s
+        if self.proven_s is None or asked_s > self.proven_s:
+            self.proven_s = asked_s
 
     def is_lost(self, now_s: float) -> bool:
         """Say whether the head may be about to give the node up. Never before it has joined.
@@ -37,12 +38,12 @@ class Contact:
         >>> contact.is_lost(125.0), contact.is_lost(125.1)
         (False, True)
         """
-        return self.fence_s > 0 and self._proven_s is not None and now_s - self._proven_s > self.fence_s
+        return self.fence_s > 0 and self.proven_s is not None and now_s - self.proven_s > self.fence_s
 
     def is_question_due(self, now_s: float) -> bool:
         """Say whether to ask the head for a sign of life, and count it as asked."""
         pause_s = self.fence_s / ASKS_PER_FENCE
-        if self.fence_s <= 0 or self._proven_s is None or now_s - self._proven_s < pause_s:
+        if self.fence_s <= 0 or self.proven_s is None or now_s - self.proven_s < pause_s:
             return False
         if self._asked_s is not None and now_s - self._asked_s < pause_s:
             return False

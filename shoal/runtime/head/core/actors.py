@@ -328,6 +328,7 @@ class Actors:
             **row.options,
             "is_detached": row.is_detached,
             "restarts": row.restarts,
+            "max_restarts": row.restarts_max,
             "class_name": row.class_name,
             "name": row.name,
             "namespace": row.namespace,
