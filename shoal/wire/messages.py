@@ -61,6 +61,8 @@ class Join(_Message, frozen=True, tag=1):
     processes: list[bytes] = []
     """Live drivers and workers, so that the head may answer for them."""
     version: str = ""
+    ended: list[ActorEnded] = []
+    """Verdicts that an earlier connection may have taken with it, oldest first."""
 
 
 class Backlog(_Message, frozen=True):

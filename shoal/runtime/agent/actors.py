@@ -6,6 +6,7 @@ The head decides where and how often; here an actor is a worker that holds a gri
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,9 @@ from shoal.runtime.agent.pool import Pool, Worker
 from shoal.runtime.agent.stock import Grip, Stock
 from shoal.wire import messages as told
 from shoal.wire import tasks as wire
+
+ENDED_MAX = 1000
+"""How many verdicts are kept until the head surely has them."""
 
 
 class Actor:
@@ -65,6 +69,8 @@ class Actors:
         self._stock, self._pool, self._bind, self._send, self._changed = stock, pool, bind, send, changed
         self._short = short
         self.by_id: dict[bytes, Actor] = {}
+        self._ended: collections.deque[tuple[float, told.ActorEnded]] = collections.deque(maxlen=ENDED_MAX)
+        """What was said lately about actors that ended, and when."""
         self.is_open = True
 
     def start(self, message: told.StartActor) -> bool:
@@ -159,7 +165,7 @@ class Actors:
         del self.by_id[actor.actor_id]
         self._stock.give_back(actor.grip)
         cause = actor.cause or ("oom" if worker.kill_why.startswith("out of memory") else "crashed")
-        self._send(told.ActorEnded(actor.actor_id, actor.generation, cause, actor.why or why, actor.error))
+        self._say_ended(actor, cause, actor.why or why, actor.error)
         self._changed()
 
     def _end(self, actor: Actor, cause: str, why: str, error: bytes = b"") -> None:
@@ -170,5 +176,16 @@ class Actors:
             return
         del self.by_id[actor.actor_id]
         self._stock.give_back(actor.grip)
-        self._send(told.ActorEnded(actor.actor_id, actor.generation, actor.cause, actor.why, error))
+        self._say_ended(actor, actor.cause, actor.why, error)
         self._changed()
+
+    def _say_ended(self, actor: Actor, cause: str, why: str, error: bytes) -> None:
+        verdict = told.ActorEnded(actor.actor_id, actor.generation, cause, why, error)
+        self._ended.append((self._clock.monotonic_s(), verdict))
+        self._send(verdict)
+
+    def unconfirmed(self, proven_s: float | None) -> list[told.ActorEnded]:
+        """Return the verdicts that the head may not have: all but those from before it was surely reached."""
+        while self._ended and proven_s is not None and self._ended[0][0] < proven_s:
+            self._ended.popleft()
+        return [verdict for _, verdict in self._ended]

@@ -64,13 +64,7 @@ class HeadLink:
         pause_s = REJOIN_S[0]
         while not agent.is_ending:
             try:
-                connection = await dial(
-                    parse(agent.settings.head),
-                    agent.settings.ssl_context,
-                    agent.settings.credential,
-                    role=Role.NODE,
-                    type=told.TO_AGENT,
-                )
+                connection = await self._dial()
             except (OSError, TimeoutError, ShoalError):
                 pass
             else:
@@ -80,6 +74,12 @@ class HeadLink:
                 return
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))
             pause_s = min(REJOIN_S[1], pause_s * 2)
+
+    async def _dial(self) -> Connection:
+        """Connect; a test's link does it in virtual time."""
+        settings = self._agent.settings
+        address, context = parse(settings.head), settings.ssl_context
+        return await dial(address, context, settings.credential, role=Role.NODE, type=told.TO_AGENT)
 
     async def _serve(self, connection: Connection) -> None:
         agent = self._agent

@@ -545,6 +545,7 @@ class Agent:
                 if actor.is_up
             ],
             bundles=self.bundles.committed(),
+            ended=self.actors.unconfirmed(self.head.contact.proven_s),
             processes=[*self.pool.by_process, *(one.process for one in self._clients.values() if one.kind == "driver")],
         )
 

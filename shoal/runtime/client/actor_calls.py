@@ -244,7 +244,6 @@ class ActorCalls:
         state = self.states.get(row["actor_id"])
         if state is None or (row["generation"] < state.generation and row["cause"] != "unknown"):
             return
-        is_newer = row["generation"] > state.generation
         state.generation = row["generation"]
         before, state.state = state.state, row["state"]
         state.why, state.cause = row.get("why", ""), row.get("cause", "")
@@ -256,8 +255,6 @@ class ActorCalls:
                 state.address = (process, tuple(texts))
                 state.link = None
                 self._by_process[process] = state
-            if is_newer or state.link is None:
-                self._resend_limbo(state)
             self.pump(state)
         elif state.state == DEAD and before != DEAD:
             state.error = row.get("error", b"")
@@ -334,7 +331,10 @@ class ActorCalls:
             self._connect(state)
 
     def _resend_limbo(self, state: ActorState) -> None:
-        """After a reconnect, or in a new incarnation: send again what may be sent again, first and in order."""
+        """After a reconnect, or in a new incarnation: send again what may be sent again, first and in order.
+
+        Only once there is a link to send it on: what is in the queue counts as never sent, and costs no retry.
+        """
         if not state.limbo:
             return
         limbo, state.limbo = state.limbo, {}

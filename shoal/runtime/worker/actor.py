@@ -173,6 +173,8 @@ class ActorBase:
         self.executor.note_cancelled((link.peer, n))
 
     def _link_closed(self, link: Link) -> None:
+        if link.is_lossy:
+            return  # the caller asks again; told twice of one error, it would take that for two attempts
         if link.out and link.peer:
             waiting = [message for message in link.out if message[0] == wire.RESULT]
             if waiting:

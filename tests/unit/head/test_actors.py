@@ -272,17 +272,33 @@ def test_an_actor_of_an_unknown_group_is_refused() -> None:
     assert name == "ValueError" and "nope" in text
 
 
-def test_a_watcher_that_was_out_of_touch_is_told_again() -> None:
+def test_an_end_that_got_lost_with_a_connection_is_told_with_its_cause_at_the_next_join() -> None:
+    desk = Desk()
+    one, two = desk.node(), desk.node(cpu=8)
+    up, starting = two.actor(max_restarts=-1), two.actor()
+    two.up(up)
+    two.close()
+
+    two.join(ended=[told.ActorEnded(up, 0, "exited", "it wished so"), told.ActorEnded(starting, 0, "created-failed")])
+
+    rows = [one.ask("watch_actor", actor_id=actor_id) for actor_id in (up, starting)]
+    assert [(row["state"], row["cause"]) for row in rows] == [("DEAD", "exited"), ("DEAD", "created-failed")]
+    assert len(two.heard(told.StartActor)) == 0, "its constructor ran once"
+
+
+def test_watchers_that_were_out_of_touch_are_told_to_ask_again_and_hear_of_a_death_they_missed() -> None:
     desk = Desk()
     one, two = desk.node(), desk.node(cpu=8)
     actor_id = two.actor()
     one.ask("watch_actor", actor_id=actor_id)
+    assert not one.tells("watch-again"), "it has just come: it follows nothing"
     one.close()
-    two.up(actor_id)
+    two.say(told.ActorEnded(actor_id, 0, "crashed"))
 
     one.join()
 
-    assert one.tells("actor")[-1]["state"] == "ALIVE"
+    assert one.tells("watch-again") == [None]
+    assert one.ask("watch_actor", actor_id=actor_id)["state"] == "DEAD"
 
 
 def test_long_dead_actors_are_forgotten_and_answered_as_dead() -> None:

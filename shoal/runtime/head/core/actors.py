@@ -237,13 +237,6 @@ class Actors:
         for actor in self.queue.due(self._out.now_s):
             self._place(actor)
 
-    def retell(self, node_id: str) -> None:
-        """A node is back: tell its processes what they follow, for they may have missed it."""
-        for actor in self.all.values():
-            for watcher, process in actor.watchers:
-                if watcher == node_id:
-                    self._nodes.tell(node_id, process, "actor", self.shown(actor))
-
     def restore(self, rows: dict[str, ActorRow]) -> None:
         """Start from a journal. Those that were on their way are started again when their node is back, or placed."""
         for row in sorted(rows.values(), key=lambda one: one.began_wall_s):

@@ -258,18 +258,17 @@ class HeadCore:
         if replaced is not None:
             self._end_node(replaced, f"another agent joined for instance {join.instance_id}")
             self.nodes.by_instance[join.instance_id] = member
+        for verdict in join.ended:
+            self.actors.ended(member, verdict)
         self.actors.node_back(member, join.actors)
         self.groups.node_back(member, join.bundles)
         self.orders.node_back(member)
         for job in self.jobs.newest_ended() if was_missing else member.jobs_ended:
             self.out.send(connection, Revoke(job, "it ended while this node was out of touch"))
         member.jobs_ended = []
-        if was_missing:
-            # This head does not know who followed what before it restarted.
+        if known is not None:
+            # Its processes may have missed what they follow; nor does a restarted head know who followed what.
             self.out.send(connection, Tell(b"", "watch-again", None))
-        elif known is not None:
-            self.actors.retell(member.node_id)
-            self.groups.retell(member.node_id)
 
     def _closed(self, connection: int) -> None:
         member = self.nodes.closed(connection)

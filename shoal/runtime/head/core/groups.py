@@ -326,13 +326,6 @@ class Groups:
             name=spec.name,
         )
 
-    def retell(self, node_id: str) -> None:
-        """A node is back: tell its processes what they follow, for they may have missed it."""
-        for group in self.all.values():
-            for watcher, process in group.watchers:
-                if watcher == node_id:
-                    self._nodes.tell(node_id, process, "group", shown(group.row))
-
     def restore(self, rows: dict[str, GroupRow]) -> None:
         """Start from a journal. What was being prepared starts anew; what was committed is believed until nodes say."""
         for row in rows.values():

@@ -1,0 +1,112 @@
+"""Actors and their callers in storms, by seed: no two instances, no call run too often, every call answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from shoal.foundation.amounts import UNIT
+from shoal.testing import sim_time
+from tests.virtual.world import Faults, World
+
+STORM = Faults(
+    cut=1.0, worker_death=0.3, node_death=0.02, partition=0.15, head_away=0.1, head_crash=0.02, crash_at_commit=0.01
+)
+CABLES = Faults(cut=4.0, partition=0.3, head_away=0.3)
+MODES = ((0, 0), (-1, 0), (-1, 2), (-1, -1), (1, 1))
+"""(max_restarts, max_task_retries) of the actors."""
+
+
+class Actors:
+    """The actors of a storm: each is called by its creator and, once it exists, by the other driver."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.modes: dict[bytes, tuple[int, int, bool]] = {}
+
+    def create(self) -> None:
+        world, number = self.world, len(self.modes)
+        max_restarts, tries = MODES[number % len(MODES)]
+        is_ordered = number % 3 != 2
+        actor_id = number.to_bytes(16, "big")
+        held = {"CPU": UNIT} if number % 2 else {}
+        world.drivers[number % 2].create(actor_id, is_ordered=is_ordered, max_restarts=max_restarts, held=held)
+        self.modes[actor_id] = (max_restarts, tries, is_ordered)
+
+    def step(self) -> None:
+        world, chance = self.world, self.world.chance
+        if len(self.modes) < 6 and chance.random() < 0.05:
+            self.create()
+        for number, (actor_id, (_, tries, is_ordered)) in enumerate(self.modes.items()):
+            creator = world.drivers[number % 2]
+            for driver in world.drivers:
+                if driver is not creator:
+                    if actor_id.hex() not in creator.asked:
+                        continue
+                    driver.follow(actor_id, is_ordered=is_ordered)
+                if chance.random() < 0.02:
+                    for _ in range(chance.choice([1, 1, 3, 10])):
+                        after = None
+                        if chance.random() < 0.1:
+                            driver.submit()
+                            after = driver.refs[max(driver.refs)]
+                        fails = 1 if chance.random() < 0.05 else 0
+                        driver.call(actor_id, tries=tries, after=after, fails=fails)
+
+
+async def storm(seed: int, faults: Faults, monkeypatch: pytest.MonkeyPatch, storm_s: float) -> tuple[World, Actors]:
+    world = World(seed, faults, monkeypatch)
+    actors = Actors(world)
+    await world.run_for(storm_s, actors.step)
+    calls = [call for driver in world.drivers for call in driver.calls.values()]
+    await world.settle(lambda: all(call.ref._ready for call in calls), within_s=300)
+    return world, actors
+
+
+def check(world: World, actors: Actors, *, is_calm: bool) -> None:
+    for driver in world.drivers:
+        last: dict[bytes, dict[bytes, int]] = {}
+        for number, call in driver.calls.items():
+            max_restarts, tries, is_ordered = actors.modes[call.actor_id]
+            error = driver.error_of(call.ref)
+            if error is None:
+                assert call.ref._data[0] == number
+                process, count = call.ran[-1]
+                assert count == call.ref._data[1], "an answer of another run than the last"
+                if is_ordered and len(call.ran) == 1:
+                    former = last.setdefault(call.actor_id, {})
+                    assert count > former.get(process, 0), "calls of one caller overtook each other"
+                    former[process] = count
+                continue
+            kind = type(error).__name__
+            if kind == "ValueError":
+                assert tries >= 0, "a user's error that may be retried for ever"
+                continue
+            assert not is_calm, error
+            assert kind in ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError"), error
+            if kind.startswith("Actor"):
+                assert (max_restarts, tries) != (-1, -1), f"it restarts and is tried for ever: {error}"
+    assert any(call.ran for driver in world.drivers for call in driver.calls.values())
+
+
+@pytest.mark.parametrize("faults", [STORM, CABLES], ids=["storm", "cables"])
+@pytest.mark.parametrize("seed", range(10))
+def test_after_any_storm_every_call_is_answered_and_no_actor_had_two_instances(
+    seed: int, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        check(*await storm(seed, faults, monkeypatch, 20), is_calm=False)
+
+    sim_time.run(main())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_the_calm_every_call_runs_once_and_in_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world, actors = await storm(seed, Faults(), monkeypatch, 10)
+        check(world, actors, is_calm=True)
+        for driver in world.drivers:
+            for call in driver.calls.values():
+                assert len(call.ran) <= 2
+                assert len(call.ran) == 1 or call.tries
+
+    sim_time.run(main())
