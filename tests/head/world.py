@@ -6,7 +6,6 @@ themselves, and die. The world checks after every agent step that no node holds 
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import random
 from collections.abc import Callable
@@ -17,11 +16,10 @@ import msgspec
 from shoal.foundation.amounts import Amounts, covers, minus, plus
 from shoal.runtime.decide.contact import Contact
 from shoal.runtime.head.core.core import HeadCore
-from shoal.runtime.head.core.events import Closed, Hang, HeadSettings, Heard, Journal, Record, Send, Tick
-from shoal.runtime.head.core.rows import TABLES
 from shoal.wire import messages as told
+from tests.virtual.head import VirtualHead
+from tests.virtual.links import End, Timeline, Wires
 
-UID = "ab" * 16
 PREPARED_LIMIT_S = 30.0
 
 
@@ -39,178 +37,35 @@ class Faults(msgspec.Struct):
     partition: float = 0.0
 
 
-class Disk:
-    """What a journal has committed: encoded rows, so that nothing survives that could not be written."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[str, str], bytes] = {}
-
-    def commit(self, rows: list[tuple[str, str, bytes | None]]) -> None:
-        for table, key, value in rows:
-            if value is None:
-                self.rows.pop((table, key), None)
-            else:
-                self.rows[table, key] = value
-
-    def load(self) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
-        for (table, key), value in self.rows.items():
-            found.setdefault(table, {})[key] = msgspec.msgpack.decode(value, type=TABLES[table])
-        return found
-
-
 class World:
     """Virtual time, one head (again and again), many agents."""
 
     def __init__(self, seed: int, *, faults: Faults | None = None, **settings: Any) -> None:
         self.chance = random.Random(seed)
+        self.loop = Timeline(1000.0)
+        self.wires = Wires(self.loop, self.chance)
+        self.shell = VirtualHead(self.wires, **settings)
+        self.settings = self.shell.settings
         self.faults = faults or Faults()
-        self.now_s = 1000.0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-        self._connections = itertools.count(1)
-        self.disk = Disk()
-        self.settings = HeadSettings(cluster_uid=UID, join_key=b"k" * 32, **settings)
-        self.links: dict[int, Link] = {}
+        self._apply(self.faults)
         self.agents: list[Agent] = []
         self.removing: set[str] = set()
         """Groups that somebody asked to remove: nobody else's committed bundles may be taken back."""
-        self.story: list[tuple[float, str, dict[str, Any]]] = []
-        self.incarnation = 0
-        self.start_head()
 
-    # ------------------------------------------------------------------------------------------- time
+    @property
+    def head(self) -> HeadCore:
+        """The present head's core."""
+        return self.shell.core
+
+    @property
+    def now_s(self) -> float:
+        return self.loop.now_s
 
     def at(self, after_s: float, call: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (self.now_s + after_s, next(self._order), call))
+        self.loop.call_later(after_s, call)
 
     def run_for(self, duration_s: float) -> None:
-        end_s = self.now_s + duration_s
-        while self._events and self._events[0][0] <= end_s:
-            self.now_s, _, call = heapq.heappop(self._events)
-            call()
-        self.now_s = end_s
-
-    def run_until(self, holds: Callable[[], bool], *, within_s: float) -> None:
-        end_s = self.now_s + within_s
-        while not holds():
-            assert self._events and self._events[0][0] <= end_s, f"not within {within_s} s"
-            self.now_s, _, call = heapq.heappop(self._events)
-            call()
-
-    def delay_s(self) -> float:
-        return self.chance.uniform(0.0003, 0.003) if self.chance.random() < 0.95 else self.chance.uniform(0.003, 0.2)
-
-    # ------------------------------------------------------------------------------------------- head
-
-    def start_head(self) -> None:
-        self.incarnation += 1
-        self._queued: list[tuple[str, str, bytes | None]] = []
-        self._held: list[tuple[int, Send | Hang]] = []
-        self._written = self._committed = 0
-        self._is_committing = False
-        self.head = HeadCore(self.settings, self.now_s, self.disk.load())
-        self.is_up = True
-        self._turn(Tick(self.now_s))
-        self._tick(self.incarnation)
-
-    def crash_head(self, down_s: float = 1.0) -> None:
-        """Kill it at this very instruction: what is not committed is gone, what has not left is not said."""
-        if not self.is_up:
-            return
-        self.is_up = False
-        for link in tuple(self.links.values()):
-            link.cut()
-        self.at(down_s, self.start_head)
-
-    def _tick(self, incarnation: int) -> None:
-        if not self.is_up or incarnation != self.incarnation:
-            return
-        self._turn(Tick(self.now_s))
-        if self.chance.random() < self.faults.head_crash * self.head.tick_s:
-            self.crash_head(self.chance.uniform(0.1, 5.0))
-            return
-        self.at(self.head.tick_s, lambda: self._tick(incarnation))
-
-    def hear(self, connection: int, message: Any) -> None:
-        if self.is_up and connection in self.links:
-            self._turn(Heard(self.now_s, connection, message))
-
-    def closed(self, connection: int) -> None:
-        if self.is_up:
-            self._turn(Closed(self.now_s, connection))
-
-    def ask(self, what: str, args: dict[str, Any]) -> Any:
-        """Make a local request and return its value at once (its rows commit a moment later)."""
-        self.answer: Any = None
-        self._turn(Heard(self.now_s, 0, told.Ask(1, b"", what, args)))
-        for _, command in self._held:
-            if isinstance(command, Send) and command.connection == 0:
-                self.answer = command.message
-        assert self.answer is not None, "no reply"
-        return self.answer
-
-    def _turn(self, event: Any) -> None:
-        for command in self.head.react(event):
-            match command:
-                case Journal(rows=rows):
-                    for row in rows:
-                        value = None if row.value is None else msgspec.msgpack.encode(row.value)
-                        self._queued.append((row.table, row.key, value))
-                    self._written += len(rows)
-                    self._commit_soon()
-                case Send() | Hang():
-                    if self._written > self._committed:
-                        self._held.append((self._written, command))
-                    else:
-                        self._leave(command)
-                case Record(kind=kind, fields=fields):
-                    self.story.append((self.now_s, kind, fields))
-
-    def _commit_soon(self) -> None:
-        if self._is_committing:
-            return
-        self._is_committing = True
-        rows, self._queued = self._queued, []
-        target, incarnation = self._written, self.incarnation
-
-        def done() -> None:
-            if not self.is_up or incarnation != self.incarnation:
-                return
-            luck = self.chance.random() / max(self.faults.crash_at_commit, 1e-9)
-            if luck < 0.5:
-                self.crash_head(self.chance.uniform(0.1, 2.0))
-                return
-            self.disk.commit(rows)
-            if luck < 1.0:
-                self.crash_head(self.chance.uniform(0.1, 2.0))
-                return
-            self._committed, self._is_committing = target, False
-            held, self._held = self._held, []
-            for ticket, command in held:
-                if ticket <= target:
-                    self._leave(command)
-                else:
-                    self._held.append((ticket, command))
-            if self._queued:
-                self._commit_soon()
-
-        self.at(self.chance.uniform(0.0001, 0.002), done)
-
-    def _leave(self, command: Send | Hang) -> None:
-        if command.connection == 0:
-            if isinstance(command, Send):
-                self.answer = command.message
-            return
-        link = self.links.get(command.connection)
-        if link is None:
-            return
-        if isinstance(command, Hang):
-            link.to_agent.send(None)
-        else:
-            link.to_agent.send(command.message)
-
-    # ------------------------------------------------------------------------------------------- agents
+        self.loop.run_for(duration_s)
 
     def add(self, total: Amounts, **more: Any) -> Agent:
         agent = Agent(self, total, **more)
@@ -221,50 +76,13 @@ class World:
     def calm(self) -> None:
         """No more faults; every partition heals."""
         self.faults = Faults()
+        self._apply(self.faults)
         for agent in self.agents:
             agent.is_partitioned = False
 
-    def kinds(self, kind: str) -> list[dict[str, Any]]:
-        return [fields for _, one, fields in self.story if one == kind]
-
-
-class Pipe:
-    """One direction of a connection: in order, late, and lost from the moment it is cut."""
-
-    def __init__(self, world: World, deliver: Callable[[Any], None], cut: Callable[[], None]) -> None:
-        self._world, self._deliver, self._cut = world, deliver, cut
-        self._free_s = 0.0
-        self.is_cut = False
-
-    def send(self, message: Any) -> None:
-        if self.is_cut:
-            return
-        world = self._world
-        arrives_s = max(self._free_s, world.now_s + world.delay_s())
-        self._free_s = arrives_s
-        if world.chance.random() < world.faults.cut_at_message:
-            world.at((arrives_s - world.now_s) / 2, self._cut)
-        world.at(arrives_s - world.now_s, lambda: None if self.is_cut else self._deliver(message))
-
-
-class Link:
-    """One connection between an agent and the present head."""
-
-    def __init__(self, world: World, agent: Agent) -> None:
-        self.world, self.agent = world, agent
-        self.number = next(world._connections)
-        self.to_head = Pipe(world, lambda message: world.hear(self.number, message), self.cut)
-        self.to_agent = Pipe(world, lambda message: agent.hear(self, message), self.cut)
-        world.links[self.number] = self
-
-    def cut(self, *, is_silent: bool = False) -> None:
-        """Break it; `is_silent`: the ends learn it late, as when a host vanishes."""
-        if self.world.links.pop(self.number, None) is None:
-            return
-        self.to_head.is_cut = self.to_agent.is_cut = True
-        late_s = self.world.chance.uniform(5, 20) if is_silent else 0.0
-        self.world.at(late_s + self.world.delay_s(), lambda: self.world.closed(self.number))
-        self.world.at(late_s + self.world.delay_s(), lambda: self.agent.closed(self))
+    def _apply(self, faults: Faults) -> None:
+        self.wires.cut_at_message = faults.cut_at_message
+        self.shell.crash_per_s, self.shell.crash_at_commit = faults.head_crash, faults.crash_at_commit
 
 
 class Agent:
@@ -276,7 +94,7 @@ class Agent:
         self.world, self.total = world, total
         self.instance = instance or f"i-{next(Agent.serial)}"
         self.actor_s = actor_s
-        self.link: Link | None = None
+        self.link: End | None = None
         self.is_dead = self.is_partitioned = self.is_joined = False
         self.asks: dict[int, told.Ask] = {}
         self.replies: dict[int, told.Reply] = {}
@@ -314,10 +132,11 @@ class Agent:
     def dial(self) -> None:
         if self.is_dead or self.link is not None:
             return
-        if self.is_partitioned or not self.world.is_up:
+        end = End(self.world.wires, self.node_id, lambda message: self.hear(end, message), lambda: self.closed(end))
+        if self.is_partitioned or not self.world.shell.connect(end):
             self.world.at(self.world.chance.uniform(0.05, 0.5), self.dial)
             return
-        self.link = Link(self.world, self)
+        self.link = end
         self.is_joined = False
         self._asked_s = {0: self.world.now_s}
         self.send(
@@ -348,11 +167,11 @@ class Agent:
         if self.link is not None and (self.is_joined or isinstance(message, told.Join)):
             if isinstance(message, told.Ask):
                 self._asked_s[message.rid] = self.world.now_s
-            self.link.to_head.send(message)
+            self.link.send(message)
         elif isinstance(message, told.ActorEnded | told.ActorStarted | told.Died):
             self.outbox.append(message)
 
-    def closed(self, link: Link) -> None:
+    def closed(self, link: End) -> None:
         if self.link is link:
             self.link, self.is_joined = None, False
             self.world.at(self.world.chance.uniform(0.01, 0.3), self.dial)
@@ -367,12 +186,10 @@ class Agent:
 
     # --------------------------------------------------------------------------------------- obeying
 
-    def hear(self, link: Link, message: Any) -> None:
+    def hear(self, link: End, message: Any) -> None:
         if self.is_dead or link is not self.link:
             return
         match message:
-            case None:
-                link.cut()
             case told.Joined():
                 self.is_joined = self.is_full_due = True
                 self.contact.answered(self._asked_s[0])
@@ -530,11 +347,11 @@ class Agent:
             if is_up and world.chance.random() < faults.actor_crash / 4:
                 self._end_actor(actor_id, "crashed", "boom")
         if self.link is not None and world.chance.random() < faults.cut / 4:
-            self.link.cut(is_silent=world.chance.random() < 0.3)
+            self.link.cut(late_s=20.0 if world.chance.random() < 0.3 else 0.0)
         if world.chance.random() < faults.partition / 4 and not self.is_partitioned:
             self.is_partitioned = True
             if self.link is not None:
-                self.link.cut(is_silent=True)
+                self.link.cut(late_s=20.0)
             world.at(world.chance.uniform(5, 90), self._heal)
         if world.chance.random() < faults.node_death / 4:
             self.die()
@@ -548,7 +365,7 @@ class Agent:
         """The machine is gone without a word."""
         self.is_dead = True
         if self.link is not None:
-            self.link.cut(is_silent=True)
+            self.link.cut(late_s=20.0)
             self.link = None
 
     def answers(self, actor_id: bytes) -> bool:

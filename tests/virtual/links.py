@@ -62,6 +62,8 @@ class Wires:
 
     def __init__(self, loop: Loop, chance: random.Random, *, slow_s: float = 0.2) -> None:
         self.loop, self.chance, self.slow_s = loop, chance, slow_s
+        self.slow_share = 0.05
+        """How many of the frames take long."""
         self.cut_at_message = 0.0
         """Chance per frame that its connection breaks while it is under way."""
         self._stalled: dict[tuple[str, str], float] = {}
@@ -69,7 +71,9 @@ class Wires:
     def delay_s(self) -> float:
         """Return how long the next frame takes: mostly little, now and then long."""
         chance = self.chance
-        return chance.uniform(0.0003, 0.003) if chance.random() < 0.95 else chance.uniform(0.003, self.slow_s)
+        return (
+            chance.uniform(0.0003, 0.003) if chance.random() >= self.slow_share else chance.uniform(0.003, self.slow_s)
+        )
 
     def stall(self, source: str, target: str, until_s: float) -> None:
         """Break the way from one place to another until a time."""

@@ -6,7 +6,9 @@ import pytest
 
 from shoal.foundation.amounts import UNIT
 from shoal.testing import sim_time
-from tests.virtual.world import Faults, World
+from tests.virtual.head import PLACE
+from tests.virtual.nodes import SimAgent
+from tests.virtual.world import DEAD_S, Faults, World
 
 STORM = Faults(
     cut=1.0, worker_death=0.3, node_death=0.02, partition=0.15, head_away=0.1, head_crash=0.02, crash_at_commit=0.01
@@ -108,5 +110,58 @@ def test_in_the_calm_every_call_runs_once_and_in_order(seed: int, monkeypatch: p
             for call in driver.calls.values():
                 assert len(call.ran) <= 2
                 assert len(call.ran) == 1 or call.tries
+
+    sim_time.run(main())
+
+
+def away(world: World) -> SimAgent:
+    """Have an actor that may be restarted on a node which is not the drivers' own; return that node."""
+    agents = world.head.core.actors.all.values()
+    able = [one.row.node_id for one in agents if one.row.restarts_max and one.row.node_id != world.home.node_id]
+    return world.agents[able[0]]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_answers_that_lay_in_a_buffer_do_not_open_a_fence(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the way from the head breaks, then the way to it: what the head had said comes when it has given up."""
+
+    async def main() -> None:
+        world = World(seed, Faults(), monkeypatch, slow_s=2.0)
+        actors = Actors(world)
+        for _ in MODES:
+            actors.create()
+        await world.run_for(5, actors.step)
+        agent = away(world)
+        now_s = world.loop.time()
+        world.wires.stall(PLACE, agent.node_id, now_s + 2 * DEAD_S)
+        await world.run_for(0.8 * DEAD_S, actors.step)
+        world.wires.stall(agent.node_id, PLACE, now_s + 6 * DEAD_S)
+        world.wires.slow_share = 0.8  # what comes at last comes drop by drop
+        await world.run_for(3 * DEAD_S, actors.step)
+
+        assert agent.node_id in world.head.core.nodes.dead
+        assert any(len(instances) > 1 for instances in world.instances.values())
+
+    sim_time.run(main())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_actor_that_the_head_does_not_know_to_be_up_is_fenced(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not be restarted; but the head, which never heard that it had started, starts it elsewhere."""
+
+    async def main() -> None:
+        world = World(seed, Faults(), monkeypatch)
+        await world.run_for(1)
+        driver = world.drivers[0]
+        for number in range(3):  # two fill the drivers' node
+            driver.create(bytes([number]) * 16, is_ordered=True, max_restarts=0, held={"CPU": UNIT})
+        while not (other := [one for one in world.agents.values() if one is not world.home and one.actors.by_id]):
+            await world.run_for(0.001, pace_s=0.001)
+        for way in ((other[0].node_id, PLACE), (PLACE, other[0].node_id)):
+            world.wires.stall(*way, world.loop.time() + 3 * DEAD_S)
+        await world.run_for(2 * DEAD_S)
+
+        again = [[generation for _, generation in one] for one in world.instances.values() if len(one) > 1]
+        assert again and all(one == [0, 1] for one in again)
 
     sim_time.run(main())
