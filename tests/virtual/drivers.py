@@ -168,7 +168,12 @@ class Driver:
         self.owner = Owner(self.core)
         self.results = Results(self.core, self.owner)
         session: Any = SimpleNamespace(
-            core=self.core, results=self.results, put_large=None, values=SimpleNamespace(fetch=None), functions=None
+            core=self.core,
+            results=self.results,
+            put_large=None,
+            values=SimpleNamespace(fetch=None),
+            functions=None,
+            streams=None,
         )
         self.actors = ActorCalls(session)
         self.owner.on_died += [self.core.reliable.process_died, self.actors.process_died]
@@ -183,6 +188,7 @@ class Driver:
         self.waiting: set[int] = set()
         """Tasks that wait for another one's result."""
         self.calls: dict[int, Call] = {}
+        self.leaving: list[ObjectRef[Any]] = []
         self.asked: dict[str, Any] = {}
         """What the head has answered, by what it is about."""
         home.attach(self.core)
@@ -307,6 +313,15 @@ class Driver:
         args = (self.number, number, fails) if after is None else (self.number, number, fails, after)
         self.calls[number] = call = Call(None, actor_id, tries)  # type: ignore[arg-type]  # it may run in this turn
         call.ref = self.actors.call(recipe, args, {})
+
+    def leave(self, actor_id: bytes) -> None:
+        """Call a method in which the actor ends by its own wish; nobody waits for it."""
+        recipe = MethodRecipe(self.actors.states[actor_id], "leave", tries=0, retry_on=(), returns=1, options=None)
+        self.leaving.append(self.actors.call(recipe, (), {}))
+
+    def kill(self, actor_id: bytes, *, no_restart: bool) -> None:
+        """Kill an actor for good, or its present process."""
+        self.ask(f"kill {len(self.asked)}", What.KILL_ACTOR, {"actor_id": actor_id, "no_restart": no_restart})
 
     def error_of(self, ref: ObjectRef[Any]) -> BaseException | None:
         """Return the error that a call or task has ended with."""

@@ -187,6 +187,7 @@ class SimAgent(Agent):
             send=self.head.send,
             changed=self.changed,
             short=self.leases.schedule_soon,
+            fence=lambda: self.fence.look(),
         )
         self.bundles = Bundles(self.clock, self.stock, self.leases, self.actors, self.head.send, self.changed)
         self.drain, self.fence = Drain(self), Fence(self)
@@ -211,6 +212,7 @@ class SimAgent(Agent):
             wire.ASK: self._on_ask,
             wire.FATE: self._on_fate,
             wire.REVOKE: lambda client, m: self.leases.revoke(client, m[1]),
+            wire.ACTOR_FAILED: self._on_actor_failed,
             wire.ACTOR_UP: lambda client, m: self.actors.up(client.worker) if client.worker else None,
         }
         self.linking = world.spawn(self.head.run())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from shoal.foundation.amounts import UNIT
+from shoal.runtime.decide.actor_states import ActorState
 from shoal.testing import sim_time
+from tests.virtual.drivers import Driver
 from tests.virtual.head import PLACE
 from tests.virtual.nodes import SimAgent
-from tests.virtual.world import DEAD_S, Faults, World
+from tests.virtual.world import CALM_STEP_S, DEAD_S, Faults, World
 
 STORM = Faults(
     cut=1.0, worker_death=0.3, node_death=0.02, partition=0.15, head_away=0.1, head_crash=0.02, crash_at_commit=0.01
@@ -21,9 +23,11 @@ MODES = ((0, 0), (-1, 0), (-1, 2), (-1, -1), (1, 1))
 class Actors:
     """The actors of a storm: each is called by its creator and, once it exists, by the other driver."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, *, does_end: bool = False) -> None:
+        self.world, self.does_end = world, does_end
         self.modes: dict[bytes, tuple[int, int, bool]] = {}
+        self.ended: set[bytes] = set()
+        """Actors that were killed for good or left by their own wish."""
 
     def create(self) -> None:
         world, number = self.world, len(self.modes)
@@ -45,6 +49,8 @@ class Actors:
                     if actor_id.hex() not in creator.asked:
                         continue
                     driver.follow(actor_id, is_ordered=is_ordered)
+                if self.does_end and chance.random() < 0.001:
+                    self.end(driver, actor_id)
                 if chance.random() < 0.02:
                     for _ in range(chance.choice([1, 1, 3, 10])):
                         after = None
@@ -54,13 +60,26 @@ class Actors:
                         fails = 1 if chance.random() < 0.05 else 0
                         driver.call(actor_id, tries=tries, after=after, fails=fails)
 
+    def end(self, driver: Driver, actor_id: bytes) -> None:
+        """Kill an actor or have it leave; its process alone, or for good."""
+        way = self.world.chance.choice(["leave", "kill", "kill process"])
+        if way != "kill process":
+            self.ended.add(actor_id)
+        if way == "leave":
+            driver.leave(actor_id)
+        else:
+            driver.kill(actor_id, no_restart=way == "kill")
 
-async def storm(seed: int, faults: Faults, monkeypatch: pytest.MonkeyPatch, storm_s: float) -> tuple[World, Actors]:
+
+async def storm(
+    seed: int, faults: Faults, monkeypatch: pytest.MonkeyPatch, storm_s: float, *, does_end: bool = False
+) -> tuple[World, Actors]:
     world = World(seed, faults, monkeypatch)
-    actors = Actors(world)
+    actors = Actors(world, does_end=does_end)
     await world.run_for(storm_s, actors.step)
     calls = [call for driver in world.drivers for call in driver.calls.values()]
     await world.settle(lambda: all(call.ref._ready for call in calls), within_s=300)
+    await world.run_for(DEAD_S + 5, pace_s=CALM_STEP_S)
     return world, actors
 
 
@@ -85,8 +104,18 @@ def check(world: World, actors: Actors, *, is_calm: bool) -> None:
                 continue
             assert not is_calm, error
             assert kind in ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError"), error
-            if kind.startswith("Actor"):
+            if kind.startswith("Actor") and call.actor_id not in actors.ended:
                 assert (max_restarts, tries) != (-1, -1), f"it restarts and is tried for ever: {error}"
+    rows = world.head.core.actors.all
+    for actor_id, instances in world.instances.items():
+        living = [(worker.agent.node_id, generation) for worker, generation in instances if not worker.is_dead]
+        row = rows[actor_id].row
+        assert len(living) <= 1
+        if living:
+            assert row.state is ActorState.ALIVE, "an actor lives on that the head has written off"
+            assert living[0] == (row.node_id, row.generation)
+        else:
+            assert row.state is not ActorState.ALIVE, "the head believes in an actor that is dead"
     assert any(call.ran for driver in world.drivers for call in driver.calls.values())
 
 
@@ -96,7 +125,7 @@ def test_after_any_storm_every_call_is_answered_and_no_actor_had_two_instances(
     seed: int, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        check(*await storm(seed, faults, monkeypatch, 20), is_calm=False)
+        check(*await storm(seed, faults, monkeypatch, 20, does_end=True), is_calm=False)
 
     sim_time.run(main())
 
@@ -133,11 +162,11 @@ def test_answers_that_lay_in_a_buffer_do_not_open_a_fence(seed: int, monkeypatch
         await world.run_for(5, actors.step)
         agent = away(world)
         now_s = world.loop.time()
-        world.wires.stall(PLACE, agent.node_id, now_s + 2 * DEAD_S)
+        world.wires.stall(PLACE, agent.node_id, now_s + 4 * DEAD_S)
         await world.run_for(0.8 * DEAD_S, actors.step)
-        world.wires.stall(agent.node_id, PLACE, now_s + 6 * DEAD_S)
+        world.wires.stall(agent.node_id, PLACE, now_s + 9 * DEAD_S)
         world.wires.slow_share = 0.8  # what comes at last comes drop by drop
-        await world.run_for(3 * DEAD_S, actors.step)
+        await world.run_for(5 * DEAD_S, actors.step)
 
         assert agent.node_id in world.head.core.nodes.dead
         assert any(len(instances) > 1 for instances in world.instances.values())

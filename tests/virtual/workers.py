@@ -17,6 +17,7 @@ import msgspec
 
 from shoal.exceptions import TaskCancelledError
 from shoal.runtime.agent.pool import Worker
+from shoal.runtime.client.context import ActorExit
 from shoal.runtime.worker.actor import ActorBase, SyncActor
 from shoal.wire import tasks as wire
 from tests.virtual.drivers import Link, SimCore
@@ -50,8 +51,27 @@ class Instance:
             raise ValueError("not yet")
         return [number, self.count]
 
+    def leave(self, *_: Any) -> None:
+        raise ActorExit
 
-class CrowdedActor(ActorBase):
+
+class EndingActor(ActorBase):
+    """Ends by its own wish as real ones do, but for the process, which is the agent's to end."""
+
+    def exit(self) -> None:
+        worker: SimWorker = self.instance._worker
+        self.core.is_held = False
+        self.core.flush()
+        worker.is_leaving = True
+        verdict = (wire.ACTOR_FAILED, self.actor_id, self.generation, "exited", "the actor exited", b"")
+        worker.to_agent.send(msgspec.msgpack.encode([verdict]))
+
+
+class OrderlyActor(EndingActor, SyncActor):
+    """Runs calls one after the other: the real `SyncActor`."""
+
+
+class CrowdedActor(EndingActor):
     """Runs calls side by side, as async and threaded actors do, with `ActorBase`'s books."""
 
     runs_itself = True
@@ -72,6 +92,9 @@ class CrowdedActor(ActorBase):
                 wire.NATIVE,
                 made(*data) if format == wire.NATIVE else self.replies.call(made, link, n, format, data),
             )
+        except ActorExit:
+            self.answer_exit(link, n)
+            return
         except ValueError as error:
             result = self.replies.failed(error, link, n, name)
         worker.later(worker.world.call_s(), lambda: self._answer(link, (wire.RESULT, n, *result, 0)))
@@ -93,7 +116,7 @@ class SimWorker:
         self.core.handlers[wire.CANCEL] = self._on_cancel
         self.to_agent = self.world.end(agent.node_id, self._from_agent, lambda: None).joined(to_agent.end)
         self.queue: collections.deque[tuple[Link, list[Any]]] = collections.deque()
-        self.is_busy = self.is_dead = self.is_stopped = False
+        self.is_busy = self.is_dead = self.is_stopped = self.is_leaving = False
         self.running: tuple[Link, int] | None = None
         self._cancelled: set[tuple[Link, int]] = set()
         self.actor: ActorBase | None = None
@@ -105,7 +128,7 @@ class SimWorker:
         """Do something now, or when the process goes on; never if it is dead."""
         if self.is_stopped:
             self._frozen.append(call)
-        elif not self.is_dead:
+        elif not (self.is_dead or self.is_leaving):
             call()
 
     def later(self, delay_s: float, call: Callable[[], None]) -> None:
@@ -168,6 +191,8 @@ class SimWorker:
             self.is_busy = self.core.is_held = True
             former = self.actor.instance.count
             self.actor.call_here(link, message)
+            if self.is_leaving:
+                return
             is_new = self.actor.instance.count > former
             self.later(self.world.call_s() if is_new else 0.0, self._called)
 
@@ -226,7 +251,7 @@ class SimWorker:
         )
         replies.special_result = lambda value, *_: (wire.NATIVE, value)
         executor: Any = SimpleNamespace(core=self.core, replies=replies, typical_us={}, cancelled={}, current=None)
-        kind = SyncActor if is_ordered else CrowdedActor
+        kind = OrderlyActor if is_ordered else CrowdedActor
         made = kind(executor, actor_id, generation, "A", {**options, "concurrency": 1, "groups": None})
         made.instance = Instance(self)
         self.actor = made

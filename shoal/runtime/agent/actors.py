@@ -64,10 +64,11 @@ class Actors:
         send: Callable[[Any], None],
         changed: Callable[[], None],
         short: Callable[[], None],
+        fence: Callable[[], None],
     ) -> None:
         self._clock = clock
         self._stock, self._pool, self._bind, self._send, self._changed = stock, pool, bind, send, changed
-        self._short = short
+        self._short, self._fence = short, fence
         self.by_id: dict[bytes, Actor] = {}
         self._ended: collections.deque[tuple[float, told.ActorEnded]] = collections.deque(maxlen=ENDED_MAX)
         """What was said lately about actors that ended, and when."""
@@ -104,6 +105,7 @@ class Actors:
             return
         actor.worker, worker.actor, worker.grip = worker, actor, actor.grip
         worker.is_reusable = False
+        self._fence()  # while the head is out of reach nothing begins that it may begin elsewhere
         self._bind(worker, actor.job, environment, actor.grip, actor.start.options.get("group"))
         assert worker.client is not None
         actor.address = [worker.process, worker.client.info.get("addresses", [])]

@@ -103,6 +103,7 @@ class Agent:
             send=self.head.send,
             changed=self.changed,
             short=self.leases.schedule_soon,
+            fence=lambda: self.fence.look(),
         )
         self.bundles = Bundles(clock, self.stock, self.leases, self.actors, self.head.send, self.changed)
         self.drain = Drain(self)

@@ -153,7 +153,7 @@ class Actors:
 
     def node_died(self, node_id: str, why: str) -> None:
         """Every incarnation there is gone."""
-        for actor_id in tuple(self._by_node.get(node_id, ())):
+        for actor_id in sorted(self._by_node.get(node_id, ())):
             self._lost(self.all[actor_id], "node-died", f"its node died: {why}")
 
     def node_back(self, member: Member, here: Iterable[ActorHere]) -> None:
@@ -178,7 +178,7 @@ class Actors:
                 self._out.send(member.connection, KillActor(one.actor_id, one.generation, DROPPED))
             elif actor.killed_generation >= one.generation:
                 self._out.send(member.connection, KillActor(one.actor_id, one.generation, "killed"))
-        for actor_id in tuple(self._by_node.get(member.node_id, ())):
+        for actor_id in sorted(self._by_node.get(member.node_id, ())):
             if actor_id in listed:
                 continue
             actor = self.all[actor_id]
@@ -189,17 +189,17 @@ class Actors:
 
     def process_died(self, process: bytes) -> None:
         """A process is dead: what it created and did not detach dies with it."""
-        for actor_id in tuple(self._by_creator.get(process, ())):
+        for actor_id in sorted(self._by_creator.get(process, ())):
             self._orphan(self.all[actor_id], "its creator died")
 
     def job_ended(self, job: str) -> None:
         """A job ended: its actors end but for the detached."""
-        for actor_id in tuple(self._by_job.get(job, ())):
+        for actor_id in sorted(self._by_job.get(job, ())):
             self._orphan(self.all[actor_id], "its job ended")
 
     def group_removed(self, group_id: str) -> None:
         """The ground is gone."""
-        for actor_id in tuple(self._by_group.get(group_id, ())):
+        for actor_id in sorted(self._by_group.get(group_id, ())):
             actor = self.all[actor_id]
             if actor.row.state is not ActorState.DEAD:
                 self._die(actor, "group-removed", f"its placement group {group_id} was removed")
@@ -397,7 +397,7 @@ class Actors:
         self._out.record("actor_state", actor=row.actor_id.hex(), before=before, after=row.state, why=row.why)
         if actor.watchers:
             news = self.shown(actor)
-            for node_id, process in actor.watchers:
+            for node_id, process in sorted(actor.watchers):
                 self._nodes.tell(node_id, process, "actor", news)
 
     def _index(self, actor: Actor) -> None:

@@ -183,7 +183,7 @@ class Groups:
 
     def node_died(self, node_id: str) -> None:
         """Bundles there are lost; attempts that involve it start anew."""
-        for group_id in tuple(self._by_node.pop(node_id, ())):
+        for group_id in sorted(self._by_node.pop(node_id, ())):
             group = self.all[group_id]
             if node_id in group.plan.values():
                 self._undo(group, but=node_id)
@@ -192,7 +192,7 @@ class Groups:
 
     def out_of_touch(self, node_id: str) -> None:
         """The node's stream closed: an attempt that waits for its answer is undone; what is committed stays."""
-        for group_id in tuple(self._by_node.get(node_id, ())):
+        for group_id in sorted(self._by_node.get(node_id, ())):
             group = self.all[group_id]
             if node_id in group.preparing:
                 self._undo(group, but=node_id)
@@ -205,7 +205,7 @@ class Groups:
             group = self.all.get(group_id)
             if group is None or node_id not in group.row.nodes:
                 self._out.send(member.connection, ReturnBundles(group_id, "removed"))
-        for group_id in tuple(self._by_node.get(node_id, ())):
+        for group_id in sorted(self._by_node.get(node_id, ())):
             group = self.all[group_id]
             expected = {number for number, node in enumerate(group.row.nodes) if node == node_id}
             lost = expected - set(bundles.get(group_id, ()))
@@ -338,7 +338,7 @@ class Groups:
             dead = {node for node in row.nodes if node and node not in self._nodes.alive}
             for node_id in {node for node in row.nodes if node} - dead:
                 self._by_node.setdefault(node_id, set()).add(row.spec.group_id)
-            for node_id in dead:
+            for node_id in sorted(dead):
                 self._break(group, {number for number, node in enumerate(row.nodes) if node == node_id}, node_id)
             if group.missing():
                 self._wait(group)
@@ -420,7 +420,7 @@ class Groups:
     def _undo(self, group: Group, but: str = "") -> None:
         """Give up the attempt under way: whoever was asked returns its part, except `but`, who has none."""
         row = group.row
-        for node_id in set(group.plan.values()):
+        for node_id in sorted(set(group.plan.values())):
             parts = {number: row.spec.bundles[number].amounts for number, at in group.plan.items() if at == node_id}
             if node_id in row.nodes:
                 # It also holds committed bundles of this group: a newer Prepare replaces the uncommitted ones there.
@@ -469,7 +469,7 @@ class Groups:
     def _tell(self, group: Group) -> None:
         if group.watchers:
             news = shown(group.row)
-            for node_id, process in group.watchers:
+            for node_id, process in sorted(group.watchers):
                 self._nodes.tell(node_id, process, "group", news)
 
     @staticmethod
