@@ -49,13 +49,12 @@ def piece(n):
     time.sleep(6)
     return n, socket.gethostname()
 teller, neighbour = Teller.remote(), Neighbour.remote()
-shoal.get(teller.add.remote("driver"), timeout=20)
+told = [shoal.get(teller.add.remote("driver"), timeout=20)]
 asking = neighbour.keep_asking.remote(teller)
 left = [piece.remote(n) for n in range(2)]
 while noted("piece") < 2 or noted("neighbour") < 3:
     time.sleep(0.01)
 print("ready", flush=True)
-told = []
 while not os.path.exists("/mnt/enough"):
     try:
         told.append(shoal.get(teller.add.remote("driver"), timeout=0.5))
