@@ -9,6 +9,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from enum import IntEnum
+from types import MappingProxyType
+from typing import cast
 
 import msgspec
 
@@ -115,8 +117,8 @@ def stands(
     return found
 
 
-_NONE: dict[str, int] = {}
-"""Shared by stands with nothing on them, never written to: two empty dicts for each of many cost more than the rest."""
+_NONE = cast("dict[str, int]", MappingProxyType({}))
+"""Shared by stands with nothing on them, and not to be written to: two empty dicts for each cost more than the rest."""
 _NAME = operator.attrgetter("name")
 
 
