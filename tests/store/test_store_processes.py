@@ -245,6 +245,26 @@ def test_an_arriving_object_that_finds_no_memory_is_refused(node: Make, small_di
 
 
 @pytest.mark.needs_root
+def test_what_is_only_kept_for_later_makes_room_for_what_arrives(node: Make, small_disk: Path) -> None:
+    """The limit says that there is room, so nothing is given up before the file system says otherwise."""
+    source, target = node(64 * MIB), node(256 * MIB, root=small_disk)
+    for _ in range(5):
+        source.put(np.ones(1))
+    object_id = source.put(np.full(14 * MIB, 5, dtype=np.uint8))
+    kept = [target.put(np.ones(4 * MIB, dtype=np.uint8)) for _ in range(4)]
+    target.store.free(kept)
+    for segment in target.writer.spare():
+        target.store.give_back(b"w", segment.id)
+    files = [path for path in target.place.path.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_blocks * 512 for path in files) > 15 * MIB, "free, and with memory"
+
+    assert target.pull(object_id, [source.serve()]) is None
+
+    assert (target.get(object_id) == 5).all()
+    target.drain()
+
+
+@pytest.mark.needs_root
 def test_warming_more_than_there_is_harms_nothing(node: Make, small_disk: Path) -> None:
     agent = node(256 * MIB, root=small_disk)
     agent.store.warm(128 * MIB)

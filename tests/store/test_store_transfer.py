@@ -224,6 +224,73 @@ def test_a_source_that_cannot_restore_what_it_spilled_has_not_lost_it(node: Make
     source.loop.until(lambda: not any(row.pins for row in source.store.rows()), within_s=10)
 
 
+def test_a_thousand_small_objects_at_once(node: Make) -> None:
+    source, target = node(256 * MIB), node(256 * MIB)
+    object_ids = [source.put(np.full(20_000, number)) for number in range(1000)]
+    address = source.serve()
+    target.pull(b"n" * 24, [address])
+    assert target.puller is not None
+    told: list[Any] = []
+
+    for object_id in object_ids:
+        target.puller.pull(object_id, [address], told.append)
+    target.loop.until(lambda: len(told) == 1000, within_s=60)
+
+    assert told == [None] * 1000
+    for number in range(0, 1000, 37):
+        assert (target.get(object_ids[number]) == number).all()
+    target.drain()
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("shoal-transfer-pull") <= 4
+    source.loop.until(lambda: not any(row.pins for row in source.store.rows()), within_s=10)
+
+
+def test_a_value_that_ends_while_it_is_fetched_arrives_whole_or_not_at_all(node: Make) -> None:
+    source, target = node(128 * MIB), node(128 * MIB)
+    array = random_array(60)
+    object_id = source.put(array)
+    address = source.serve()
+    target.pull(b"n" * 24, [address])
+    assert target.puller is not None
+    puller = target.puller
+    told: list[Any] = []
+    puller.pull(object_id, [address], told.append)
+    source.loop.until(lambda: puller.received_bytes > 0)
+
+    source.store.free([object_id])
+    source.store.free([source.put(np.full(60 * MIB, 7, np.uint8))])  # would take its memory
+    target.loop.until(lambda: told)
+
+    if told == [None]:
+        np.testing.assert_array_equal(target.get(object_id), array)
+    else:
+        assert isinstance(told[0], TransferError)
+        assert not target.store.has(object_id)
+    source.loop.until(lambda: not source.store.usage().sealed, within_s=10)
+
+
+def test_a_source_that_dies_in_the_middle_leaves_the_rest_to_another(node: Make) -> None:
+    """Its connections break, and nobody answers there any more."""
+    first, second, target = node(128 * MIB), node(128 * MIB), node(128 * MIB)
+    array = random_array(64)
+    object_id = first.put(array)
+    assert second.put(array) == object_id
+    dying, living = first.serve(), second.serve()
+    target.pull(b"n" * 24, [living])
+    assert target.puller is not None and first.server is not None
+    puller, told = target.puller, []
+    puller.pull(object_id, [dying, living], told.append)
+    before = puller.received_bytes
+    source_server = first.server
+    target.loop.until(lambda: source_server.sent_bytes > 0 or told)
+    source_server.close()
+    target.loop.until(lambda: told)
+
+    assert told == [None]
+    twin(second, object_id, target)
+    assert puller.received_bytes - before == second.store.size_of(object_id), "what had come was fetched again"
+
+
 def test_a_size_that_is_not_the_objects_own_is_an_error(node: Make) -> None:
     source, target = node(64 * MIB), node(64 * MIB)
     object_id = source.put(random_array(2))

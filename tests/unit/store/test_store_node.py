@@ -469,6 +469,30 @@ def test_two_readers_of_a_spilled_object_share_one_restore(desk: Callable[[int],
     assert row.pins == {b"r1": 1, b"r2": 1}
 
 
+def test_a_full_file_system_gives_up_what_is_kept_for_later_and_never_loses_an_object(
+    desk: Callable[[int], Desk],
+) -> None:
+    it = desk(LIMIT)
+    it.put(oid(1), contents(1, 8 * MIB))
+    it.put(oid(2), contents(2, 14 * MIB))
+    it.disk.finish()
+    assert it.states()[oid(1)] == "spilled"
+    it.store.free([oid(2)])
+    full = ObjectStoreFullError("no memory left")
+
+    answers = it.pin(oid(1))
+    it.disk.fault = full
+    assert it.disk.step()
+    assert answers == []
+    assert it.store.pool.total_bytes <= 9 * MIB, "free segments gave their memory back"
+    assert it.disk.step()
+    assert answers == [full], "twice is enough"
+    it.disk.fault = None
+    again = it.pin(oid(1))
+    it.disk.finish()
+    assert it.bytes_at(again[0]) == contents(1, 8 * MIB)
+
+
 def test_a_reader_that_lets_go_at_once_takes_nothing_from_the_others(desk: Callable[[int], Desk]) -> None:
     it = desk(LIMIT)
     it.put(oid(1), contents(1, 8 * MIB))
