@@ -3,7 +3,8 @@
 Two nodes of one cluster on this machine, each with its own store. A task on the second makes an object, the driver at
 the first gets it: the agents move it over TCP into the first node's shared memory. Kept is the time from `get` to the
 value, for each size as the median of some objects, after two that are not counted (they give both stores their memory).
-`elsewhere` is a driver that has one connection only (docs/drivers-elsewhere.md): get and put pass through it.
+`elsewhere` is a driver that has one connection only (docs/drivers-elsewhere.md): get and put pass through it. A get
+from the second node crosses twice, to the driver's home node and on; `at home` is the second half alone.
 
     python benchmarks/object_transfer.py [--quick] [--repeats 7] [--out FILE]
 
@@ -50,7 +51,7 @@ def sure(value):
 
 found = {}
 for size in sizes:
-    gets, puts = [], []
+    gets, puts, homes = [], [], []
     for number in range(repeats + 2):
         ref = make.remote(size, number)
         shoal.wait([ref], fetch_local=False)
@@ -63,8 +64,13 @@ for size in sizes:
             ref = shoal.put(value)
             puts.append(time.perf_counter() - began)
             assert shoal.get(sure.remote(ref)) == size
+            del value
+            began = time.perf_counter()
+            value = shoal.get(ref)
+            homes.append(time.perf_counter() - began)
+            assert len(value) == size
         del ref, value
-    found[size] = {"get": gets[2:], "put": puts[2:]}
+    found[size] = {"get": gets[2:], "put": puts[2:], "home": homes[2:]}
 print(json.dumps(found))
 """
 
@@ -152,11 +158,12 @@ def measure(sizes: list[int], repeats: int) -> dict[str, Any]:
                 rows[f"between nodes, {name}"] = rates(cluster.driver("", sizes, repeats), "get")
                 far = cluster.elsewhere(place, sizes, repeats)
                 rows[f"elsewhere, get, {name}"] = rates(far, "get")
+                rows[f"elsewhere, get at home, {name}"] = rates(far, "home")
                 rows[f"elsewhere, put, {name}"] = rates(far, "put")
             finally:
                 cluster.shoal("stop", "--all")
-        for row in list(rows)[-3:]:
-            print(f"{row:<24}" + "".join(f"{size:>10} {one['median']:6.2f} GB/s" for size, one in rows[row].items()))
+        for row in list(rows)[-4:]:
+            print(f"{row:<32}" + "".join(f"{size:>10} {one['median']:6.2f} GB/s" for size, one in rows[row].items()))
     return rows
 
 
