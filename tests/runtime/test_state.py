@@ -319,3 +319,42 @@ def test_every_attempt_is_listed_with_how_it_ended(two: Nodes, own_places: Path)
     assert "SIGKILL" in row.error_message
     (row,) = rows(name="fails_once", state="FAILED")
     assert row.error_message == "KeyError: 'first'"
+
+
+@shoal.remote(num_cpus=0.1)
+def makes_large(seconds: float = 0.0) -> bytes:
+    time.sleep(seconds)
+    return bytes(500_000)
+
+
+@shoal.remote(num_cpus=0.1)
+def nests() -> None:
+    shoal.get(makes_large.options(name="nested").remote())
+
+
+def test_call_sites_are_recorded_where_the_driver_asks_for_them(two: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    shoal.get(makes_large.options(name="before").remote(), timeout=60)
+    eventually(lambda: [row.call_site for row in rows(name="before")] == [""])
+    shoal.shutdown()
+    monkeypatch.setenv("SHOAL_RECORD_CALL_SITES", "1")
+    two.connect()
+
+    kept, busy = makes_large.options(name="kept").remote(), makes_large.options(name="busy").remote(100)
+    shoal.get([kept, nests.remote()], timeout=60)
+    actor = Threaded.remote()
+    shoal.get(actor.nap.remote(0), timeout=60)
+
+    def site(name: str) -> str:
+        found = rows(name=name)
+        return str(found[-1].call_site) if found else ""
+
+    for name in ("kept", "busy", "Threaded.nap", "Threaded.__init__"):
+        eventually(
+            lambda name=name: site(name).endswith("in test_call_sites_are_recorded_where_the_driver_asks_for_them")
+        )
+        assert "test_state.py:" in site(name)
+    eventually(lambda: site("nested").endswith("in nests"))
+    (listed,) = state.list_actors(filters=[("state", "=", "ALIVE")], detail=True)
+    assert "test_state.py:" in listed.call_site
+    eventually(lambda: any("test_state.py:" in row.call_site for row in state.list_objects()))
+    shoal.cancel(busy)

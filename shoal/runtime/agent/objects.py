@@ -217,7 +217,7 @@ class Objects:
             "task_status": _task_status(row, task),
             "attempt_number": None if task is None else task["attempt_number"] + 1,  # Ray counts them from 1 here
             "reference_type": "PINNED_IN_MEMORY" if row.pins else "LOCAL_REFERENCE",
-            "call_site": "disabled",
+            "call_site": (task["call_site"] if task is not None else "") or "disabled",
             "type": owner.kind.upper() if owner is not None else "",
             "pid": owner.pid if owner is not None else None,
             "ip": self._agent.host,

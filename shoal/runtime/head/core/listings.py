@@ -161,6 +161,8 @@ def _actor(row: ActorRow, detail: bool) -> dict[str, Any]:
             "max_restarts": row.restarts_max,
             "placement_group_id": row.group_id,
             "death_cause": row.why,
+            "runtime_env_info": row.options.get("environment") or {},
+            "call_site": row.options.get("site", ""),
             "start_time_s": row.began_wall_s,
             "end_time_s": row.ended_wall_s,
         }
