@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from shoal.testing import drills, drills_buying, drills_keeping, drills_owning, mutations, sim_time
-from shoal.testing.storm import WILD, main, storm, wild
+from shoal.testing.storm import FOUND_LEAST, WILD, main, storm, wild
 
+RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "storm_planted_bugs.json"
 SEEDS = 100
 CHUNK = 10
 DRILL_SEEDS = 10
@@ -61,6 +62,14 @@ def test_every_drill_and_every_bug_says_what_it_is() -> None:
     assert {one.__module__ for one in drills.DRILLS.values()} == {
         one.__name__ for one in (drills_buying, drills_keeping, drills_owning)
     }
+
+
+def test_the_kept_table_is_of_the_bugs_there_are() -> None:
+    """Write it anew with `python -m shoal.testing.storm --seeds 100 --bugs --processes 2 --out FILE`."""
+    kept = json.loads(RESULT.read_text())
+    first, last = kept["seeds"]
+    assert set(kept["seeds_that_find"]) == set(mutations.BUGS)
+    assert min(kept["seeds_that_find"].values()) >= FOUND_LEAST * (last - first + 1)
 
 
 def test_the_command_counts_faults_and_keeps_them(tmp_path: Path) -> None:
