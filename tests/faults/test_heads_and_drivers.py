@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -261,3 +263,51 @@ def test_who_follows_what_still_hears_of_it_after_the_head_was_killed(
     cluster.shoal("start", "--num-cpus", "1", "--resources", '{"there": 2}', "--object-store-memory", "64 MiB")
 
     assert said(driver) == ["late"]
+
+
+GREEDY = """
+import shoal, sys, time
+shoal.init()
+@shoal.remote
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds
+long = nap.remote(1000)
+refs = [nap.remote(0.02) for _ in range(400)]
+shoal.wait(refs, num_returns=20, timeout=30)
+print("ready", flush=True)
+sys.stdin.readline()
+print(len(shoal.get(refs, timeout=50)))
+shoal.cancel(long, force=True)
+"""
+
+MODEST = """
+import shoal, time
+shoal.init()
+@shoal.remote
+def own():
+    time.sleep(0.02)
+    return 1
+refs = [own.remote() for _ in range(50)]
+shoal.get(refs[0], timeout=50)
+print("ready", flush=True)
+print(sum(shoal.get(refs, timeout=50)))
+"""
+
+
+def test_a_driver_has_its_share_beside_one_with_endless_work_also_while_that_is_stopped(
+    by_hand: Callable[..., ByHand],
+) -> None:
+    cluster = by_hand("--num-cpus", "2")
+    greedy = cluster.start(GREEDY, stdin=subprocess.PIPE)
+
+    assert cluster.run(MODEST) == ["50"], "leases of short tasks are asked back, though one of a long task was, too"
+    modest = cluster.start(MODEST)
+    greedy.send_signal(signal.SIGSTOP)
+    assert said(modest) == ["50"], "it goes on with what it has"
+    time.sleep(3)
+    greedy.send_signal(signal.SIGCONT)
+    assert greedy.stdin is not None
+    greedy.stdin.write("\n")
+    greedy.stdin.flush()
+    assert said(greedy) == ["400"]
