@@ -52,8 +52,6 @@ UNSTARTED: Final = 8
 """[n, ...], is_final: tasks given back unstarted: the worker blocks, or runs a long one; final: it is used up."""
 ASK_VALUE: Final = 9
 """n, object: the value of the receiver's object, once it is ready; answered by RESULT."""
-ASK_READY: Final = 10
-"""n, object: as ASK_VALUE, answered with format NOTHING once the object is ready; for `wait`."""
 RELEASE: Final = 11
 """[[sender, token], ...]: the receiver's refs lent under these tokens are no longer held here."""
 LEND: Final = 12

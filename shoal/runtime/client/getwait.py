@@ -22,7 +22,6 @@ class Values:
         self.before_block = _nothing
         """Called when a thread is about to wait for a value; returns what to call afterwards (or None)."""
         core.handlers[wire.ASK_VALUE] = self._on_ask
-        core.handlers[wire.ASK_READY] = self._on_ask
         core.handlers[wire.LEND] = self._on_lend
         core.on_link_closed.append(self._link_closed)
         self.settle_result: Any = None
@@ -192,7 +191,7 @@ class Values:
     # ---------------------------------------------------------------------------------------------- others ask us
 
     def _on_ask(self, link: Link, message: list[Any]) -> None:
-        kind, n, number = message
+        _, n, number = message
         core = self._core
         ref = core.escaped.refs.get(number)
         if ref is None:
@@ -204,12 +203,9 @@ class Values:
             return
 
         def answer() -> None:
-            if kind == wire.ASK_READY:
-                link.out.append((wire.RESULT, n, wire.NOTHING, None, 0))
-            else:
-                if ref._format in (wire.NESTED, wire.STORED) and codec.nested_of(ref._format, ref._data):
-                    self._lend_nested(link.peer, (link.peer, n), ref)
-                link.out.append((wire.RESULT, n, ref._format, ref._data, 0))
+            if ref._format in (wire.NESTED, wire.STORED) and codec.nested_of(ref._format, ref._data):
+                self._lend_nested(link.peer, (link.peer, n), ref)
+            link.out.append((wire.RESULT, n, ref._format, ref._data, 0))
             core.touch(link)
 
         when_ready(ref, answer)
