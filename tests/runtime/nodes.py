@@ -203,7 +203,9 @@ def _note_words(agent: Any, path: Path) -> None:
         send(message)
         if isinstance(message, told.LeftBehind):
             rows = msgspec.msgpack.decode(message.rows)["tasks"]
-            path.write_text(json.dumps([[row["name"], row["state"]] for row in rows]))
+            text = json.dumps([[row["name"], row["state"]] for row in rows])
+            # Who reads it may kill this process at once: the message has left by then.
+            asyncio.get_running_loop().call_later(0.3, path.write_text, text)
 
     agent.head.send = note
 
