@@ -103,7 +103,7 @@ ASK: Final = 36
 FATE: Final = 37
 """process: has it died? Answered by DIED, now or as soon as it does, or by ALIVE."""
 ROWS: Final = 38
-"""[row, ...], dropped, about: what ran or runs here, for the state tables; see `runtime/agent/ran.py` for a row."""
+"""[row, ...], [count, ...], about: what ran or runs here, for the state tables; see `runtime/agent/ran.py` for both."""
 ACTOR_UP: Final = 39
 """actor, generation: the constructor returned."""
 ACTOR_FAILED: Final = 40

@@ -358,3 +358,27 @@ def test_call_sites_are_recorded_where_the_driver_asks_for_them(two: Nodes, monk
     assert "test_state.py:" in listed.call_site
     eventually(lambda: any("test_state.py:" in row.call_site for row in state.list_objects()))
     shoal.cancel(busy)
+
+
+def test_every_task_is_counted_however_fast_they_end(two: Nodes) -> None:
+    """More than a worker tells rows of: the rest is told as counts."""
+    count = 60_000
+
+    @shoal.remote
+    def quick() -> None:
+        pass
+
+    @shoal.remote
+    class Quick:
+        def call(self) -> None:
+            pass
+
+    one = Quick.remote()
+    shoal.get([quick.remote() for _ in range(count)])
+    shoal.get([one.call.remote() for _ in range(count)])
+
+    def counted() -> dict[str, Any]:
+        found = state.summarize_tasks()["cluster"]["summary"]
+        return {name.rpartition(".")[2]: row["state_counts"] for name, row in found.items()}
+
+    eventually(lambda: counted().get("quick") == {"FINISHED": count} and counted().get("call") == {"FINISHED": count})

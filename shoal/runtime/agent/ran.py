@@ -27,6 +27,8 @@ Told = list[Any]
 """[task id, name, function, start, end, error, actor, kind, attempt, parent, creation, error's text, call site]. An end
 of None: it still runs. An empty error: it went well."""
 ID, NAME, FUNCTION, BEGAN, ENDED, ERROR, ACTOR, KIND, ATTEMPT, PARENT, MADE, WHY, SITE = range(13)
+Counted = list[Any]
+"""[function, kind, whether they failed, how many]: what ended so fast that no rows are told of it."""
 Entry = tuple[Told, Row]
 """What was told of a task, and what it shares with the others of one message."""
 
@@ -50,13 +52,21 @@ class Ran:
         """Grows with every change."""
 
     def add(
-        self, process: bytes, pid: int, job: str, rows: list[Any], dropped: int, about: dict[str, Any] | None = None
+        self,
+        process: bytes,
+        pid: int,
+        job: str,
+        rows: list[Told],
+        counts: Iterable[Counted] = (),
+        about: dict[str, Any] | None = None,
     ) -> None:
         """Take a process's word; `about` is what the tasks have in common: amounts, group, environment.
 
         An owner tells of tasks that ended with their worker; then `about` names that worker's process, node and job.
         """
-        self.dropped += dropped
+        for function, kind, is_failed, count in counts:
+            self.dropped += count
+            self._count(function, kind, is_failed, count)
         self.version += 1
         about = about or {}
         is_owners = "process" in about
@@ -85,16 +95,18 @@ class Ran:
 
     def _end(self, told: Told, common: Row) -> None:
         """Keep what ended, and count it."""
-        is_failed = bool(told[ERROR])
+        self._count(told[FUNCTION], told[KIND], bool(told[ERROR]), 1)
+        self._done.append((told, common))
+
+    def _count(self, function: str, kind: str, is_failed: bool, count: int) -> None:
         if is_failed:
-            self.failed += 1
+            self.failed += count
         else:
-            self.finished += 1
-        key = told[FUNCTION], told[KIND], is_failed
+            self.finished += count
+        key = function, kind, is_failed
         if key not in self._counts and len(self._counts) >= COUNTS_MAX:
             key = OTHER_FUNCTIONS, *key[1:]
-        self._counts[key] += 1
-        self._done.append((told, common))
+        self._counts[key] += count
 
     def _is_news_of_end(self, told: Told) -> bool:
         """Say whether nobody has told yet that this attempt ended with its worker, and note that it did."""

@@ -44,9 +44,9 @@ class StateTables:
         self._left_at = 0
         self.log_files = LogFiles(agent.node_id, agent.log_dir, agent.settings.other_logs)
 
-    def add_rows(self, client: Client, rows: list[Any], dropped: int, about: dict[str, Any]) -> None:
+    def add_rows(self, client: Client, rows: list[Any], counts: list[Any], about: dict[str, Any]) -> None:
         """Take what a process did, as it tells it."""
-        self.ran.add(client.process, client.pid, client.job, rows, dropped, about)
+        self.ran.add(client.process, client.pid, client.job, rows, counts, about)
 
     def worker_died(self, worker: Worker, why: str) -> None:
         """Note a worker that ended, for all to see if it had work."""

@@ -119,7 +119,7 @@ class Owed:
                     last[1].append(row)
                     continue
                 last = (agent, [row], about)
-                agent.out.append((wire.ROWS, last[1], 0, about))
+                agent.out.append((wire.ROWS, last[1], [], about))
                 links.add(agent)
             for link in links:
                 link.flush()

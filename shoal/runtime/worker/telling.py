@@ -22,7 +22,8 @@ ROWS_PAUSE_S = 1.0
 RUNNING_AFTER_S = 0.2
 """What runs for longer is told while it runs."""
 ROWS_PER_SEND = 2000
-ROWS_WAITING_MAX = 20_000
+ROWS_WAITING_MAX = 100_000
+"""More than a worker ends between two looks, even where it does nothing else; what comes beyond is not counted."""
 ORIGINS_LIMIT_S = 0.5
 MESSAGE_CHARACTERS_MAX = 500
 ERRORS_MAX = 10_000
@@ -32,10 +33,10 @@ Key = tuple[bytes, int]
 class _Batch:
     """Rows on their way: whose origins are still awaited, by question, and until when."""
 
-    __slots__ = ("asked", "dropped", "rows", "until")
+    __slots__ = ("asked", "counts", "rows", "until")
 
-    def __init__(self, rows: list[list[Any]], dropped: int, until: float) -> None:
-        self.rows, self.dropped, self.until = rows, dropped, until
+    def __init__(self, rows: list[list[Any]], counts: list[list[Any]], until: float) -> None:
+        self.rows, self.counts, self.until = rows, counts, until
         self.asked: dict[int, list[tuple[int, int]]] = {}
         """Numbers and places of the rows of one owner, in order, by question."""
 
@@ -117,7 +118,7 @@ class Telling:
         }
         self._told_running = set(long)
         if rows:
-            self._send(list(rows), list(rows.values()), 0, now)
+            self._send(list(rows), list(rows.values()), [], now)
 
     def _tell_ended(self, now: float) -> None:
         keys: list[Key] = []
@@ -131,27 +132,45 @@ class Telling:
             function, options = more or ("", None)
             keys.append((peer, n))
             rows.append(self._row(peer, n, name, function, started, ended, is_ok, options))
-        dropped = 0
+        counts: list[list[Any]] = []
         if len(self._rows) > ROWS_PER_SEND * 2:
-            dropped = len(self._rows)
-            self._rows.clear()
+            counts = self._counted()
             self._errors.clear()
-        self._send(keys, rows, dropped, now)
+        self._send(keys, rows, counts, now)
+
+    def _counted(self) -> list[list[Any]]:
+        """Take what waits, more than listings can use, and return only how much it was: [function, kind, failed, n]."""
+        found: collections.Counter[tuple[Any, str, bool]] = collections.Counter()
+        for _ in range(len(self._rows)):  # what is added meanwhile waits for the next time
+            try:
+                _, _, what, _, _, is_ok, *more = self._rows.popleft()
+            except IndexError:  # another thread may take them, too
+                break
+            found[what, more[0] if more else "", is_ok] += 1
+        return [
+            [*self._sort_of(self._executor.name_of(what) if type(what) is bytes else what, function)[:2], not is_ok, n]
+            for (what, function, is_ok), n in found.items()
+        ]
+
+    def _sort_of(self, name: str, function: str) -> tuple[str, str, str]:
+        """Return the function, the type and the actor of what ran under a name."""
+        actor = self._executor.actor
+        if actor is None:
+            return function or name, "NORMAL_TASK", ""
+        name = f"{actor.class_name}.{name}"
+        return name, "ACTOR_CREATION_TASK" if name.endswith(".__init__") else "ACTOR_TASK", actor.actor_id.hex()
 
     def _row(
         self, peer: bytes, n: int, name: str, what: str, started: float, ended: float | None, is_ok: bool, options: Any
     ) -> list[Any]:
         """Return one row, as `runtime/agent/ran.py` reads it."""
-        actor, offset = self._executor.actor, self._wall_offset_s
+        offset = self._wall_offset_s
         error, text = "", ""
         if not is_ok:
             error, text = self._errors.pop((peer, n), ("TASK_EXECUTION_EXCEPTION", ""))
-        if actor is None:
-            function, kind, actor_id = what or name, "NORMAL_TASK", ""
-        else:
-            name = function = f"{actor.class_name}.{name}"
-            kind = "ACTOR_CREATION_TASK" if name.endswith(".__init__") else "ACTOR_TASK"
-            actor_id = actor.actor_id.hex()
+        function, kind, actor_id = self._sort_of(name, what)
+        if actor_id:
+            name = function
         options = options or {}
         attempt, site = options.get("attempt", 0), options.get("site", "")
         parent, made_s = options.get("made", ("", None))
@@ -173,9 +192,9 @@ class Telling:
 
     # ---------------------------------------------------------------------------------------------- origins
 
-    def _send(self, keys: list[Key], rows: list[list[Any]], dropped: int, now: float) -> None:
+    def _send(self, keys: list[Key], rows: list[list[Any]], counts: list[list[Any]], now: float) -> None:
         """Queue rows for the agent, and ask their owners."""
-        batch = _Batch(rows, dropped, now + ORIGINS_LIMIT_S)
+        batch = _Batch(rows, counts, now + ORIGINS_LIMIT_S)
         by_owner: dict[bytes, list[tuple[int, int]]] = {}
         for place, (peer, n) in enumerate(keys):
             if rows[place][9]:
@@ -222,6 +241,6 @@ class Telling:
             batch = batches.popleft()
             for serial in batch.asked:
                 del self._asked[serial]
-            agent.out.append((wire.ROWS, batch.rows, batch.dropped, self._executor.binding.about()))
+            agent.out.append((wire.ROWS, batch.rows, batch.counts, self._executor.binding.about()))
         if agent.out:
             agent.flush()

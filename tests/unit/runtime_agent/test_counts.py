@@ -21,18 +21,27 @@ def test_everything_that_ended_is_counted_for_ever() -> None:
     tables = Ran("n" * 28)
     many = ran.TASKS_MAX + 500
 
-    tables.add(b"w" * 18, 1, "job", [row(n, "f") for n in range(many)], 0)
-    tables.add(b"w" * 18, 1, "job", [row(0, "g", error="TASK_CANCELLED"), row(1, "g", is_running=True)], 0)
+    tables.add(b"w" * 18, 1, "job", [row(n, "f") for n in range(many)])
+    tables.add(b"w" * 18, 1, "job", [row(0, "g", error="TASK_CANCELLED"), row(1, "g", is_running=True)])
 
     assert counts_of(tables) == {("f", "FINISHED"): many, ("g", "FAILED"): 1, ("g", "RUNNING"): 1}
     assert len(tables.tasks()) == ran.TASKS_MAX + 1
+
+
+def test_what_ended_too_fast_for_rows_is_counted() -> None:
+    tables = Ran("n" * 28)
+
+    tables.add(b"w" * 18, 1, "job", [row(0, "f")], [["f", "NORMAL_TASK", False, 7], ["f", "NORMAL_TASK", True, 2]])
+
+    assert counts_of(tables) == {("f", "FINISHED"): 8, ("f", "FAILED"): 2}
+    assert (tables.finished, tables.failed, tables.dropped) == (8, 2, 9)
 
 
 def test_functions_beyond_the_limit_share_a_count(monkeypatch: Any) -> None:
     monkeypatch.setattr(ran, "COUNTS_MAX", 2)
     tables = Ran("n" * 28)
 
-    tables.add(b"w" * 18, 1, "job", [row(n, f"f{n}") for n in range(5)], 0)
+    tables.add(b"w" * 18, 1, "job", [row(n, f"f{n}") for n in range(5)])
 
     assert counts_of(tables) == {("f0", "FINISHED"): 1, ("f1", "FINISHED"): 1, (ran.OTHER_FUNCTIONS, "FINISHED"): 3}
 

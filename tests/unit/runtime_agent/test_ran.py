@@ -25,20 +25,20 @@ def listed(process: bytes = WORKER) -> dict[str, Any]:
 
 def test_a_task_is_listed_once_while_it_runs_and_once_it_has_ended() -> None:
     tables = Ran("n")
-    tables.add(WORKER, 7, "job", [row(1, None), row(2, None)], 0)
+    tables.add(WORKER, 7, "job", [row(1, None), row(2, None)])
     assert [(one["task_id"], one["state"]) for one in tables.tasks()] == [("t1", "RUNNING"), ("t2", "RUNNING")]
 
-    tables.add(WORKER, 7, "job", [row(1), row(3, error="TASK_CANCELLED")], 5)
+    tables.add(WORKER, 7, "job", [row(1), row(3, error="TASK_CANCELLED")], [["f", "NORMAL_TASK", False, 5]])
 
     states = {one["task_id"]: (one["state"], one["error_type"]) for one in tables.tasks()}
     assert states == {"t1": ("FINISHED", ""), "t2": ("RUNNING", ""), "t3": ("FAILED", "TASK_CANCELLED")}
-    assert (tables.finished, tables.failed, tables.dropped) == (1, 1, 5)
+    assert (tables.finished, tables.failed, tables.dropped) == (6, 1, 5)
 
 
 def test_a_worker_takes_what_it_runs_with_it() -> None:
     tables = Ran("n")
-    tables.add(WORKER, 7, "job", [row(1, None)], 0)
-    tables.add(b"x" * 18, 8, "job", [row(2, None)], 0)
+    tables.add(WORKER, 7, "job", [row(1, None)])
+    tables.add(b"x" * 18, 8, "job", [row(2, None)])
 
     tables.worker_ended(listed(), "out of memory: ...", "NODE_OUT_OF_MEMORY", 9.0)
 
@@ -54,7 +54,7 @@ def test_a_worker_takes_what_it_runs_with_it() -> None:
 
 def test_the_oldest_rows_go_first() -> None:
     tables = Ran("n")
-    tables.add(WORKER, 7, "job", [row(number) for number in range(ran.TASKS_MAX + 10)], 0)
+    tables.add(WORKER, 7, "job", [row(number) for number in range(ran.TASKS_MAX + 10)])
     for number in range(ran.WORKERS_MAX + 10):
         tables.worker_ended(listed(number.to_bytes(18, "big")), "", "SYSTEM_ERROR", 0.0)
 
@@ -67,7 +67,7 @@ def test_the_oldest_rows_go_first() -> None:
 
 def test_what_still_runs_when_the_node_goes_died_with_it() -> None:
     tables = Ran("n")
-    tables.add(WORKER, 7, "job", [row(1), row(2, None)], 0)
+    tables.add(WORKER, 7, "job", [row(1), row(2, None)])
 
     left = tables.left_behind([listed()])
 
