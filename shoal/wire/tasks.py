@@ -161,7 +161,7 @@ SEGMENT: Final = 73
 RELOCATED: Final = 75
 """n, object id, node, transfer addresses: your object lies there now; answered by NOTED."""
 COPIED: Final = 78
-"""object id, node, is there: a copy of your object has been fetched to that node, or gave way there."""
+"""object id, node, is there, transfer address: a copy of your object was fetched to that node, or gave way there."""
 SHOW: Final = 76
 """n: hand on what has been printed so far; answered by SHOWN."""
 ASK_OWED: Final = 77
@@ -173,11 +173,11 @@ SPARE: Final = 74
 FREED: Final = 80
 """[object id, ...]: nobody refers to these any more."""
 MOVED: Final = 81
-"""n, object id, size, transfer addresses: take a primary copy; answered by ANSWER."""
+"""n, object id, size, transfer addresses: take a primary copy, or keep your own as such; answered by ANSWER."""
 MOVED_OWNED: Final = 82
 """n, owner's process, object id, node, transfer address: tell the owner where it is now; answered by ANSWER."""
 COPIED_OWNED: Final = 83
-"""owner's process, object id, node, is there: tell the owner so, by COPIED."""
+"""owner's process, object id, node, is there, transfer address: tell the owner so, by COPIED."""
 
 # ------------------------------------------------------------- by way of a home agent (docs/drivers-elsewhere.md)
 VIA: Final = 90

@@ -385,6 +385,80 @@ def test_a_dead_node_is_survived(three: Nodes) -> None:
     _tidy(three, "a")
 
 
+@shoal.remote(num_cpus=1, max_retries=0)
+def make_once(path: str, count: int) -> Any:
+    with Path(path).open("a") as log:
+        log.write("made\n")
+    return np.arange(count)
+
+
+def test_a_fetched_copy_outlives_the_node_of_the_primary_one(three: Nodes, place: Path) -> None:
+    """It is counted on from then on: read by others without its task, kept in a full store, let go with its ref."""
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    at = {name: NodeAffinitySchedulingStrategy(node_id, soft=False) for name, node_id in ids.items()}
+    log, count = place / "made.log", MIB_50 // 8
+    made = make_once.options(scheduling_strategy=at["a"]).remote(str(log), count)
+    assert shoal.get(total.options(scheduling_strategy=at["b"]).remote(made), timeout=30) == count * (count - 1) // 2
+    eventually(lambda: [node for node, _ in further_of(made)] == [ids["b"]])
+    three.nodes["a"].kill()
+    eventually(lambda: lies_at(made) == ids["b"], 30)
+    assert [(row["node_id"], row["is_primary"]) for row in rows_of(made)] == [(ids["b"], True)]
+
+    filling = [make.options(scheduling_strategy=at["b"]).remote(count) for _ in range(6)]
+    shoal.wait(filling, num_returns=6, timeout=30)
+    assert [row["is_primary"] for row in rows_of(made)] == [True]
+    value = shoal.get(made, timeout=30)
+    assert (len(value), int(value[-1]), log.read_text()) == (count, count - 1, "made\n"), "no task ran again"
+    value = made = None
+    filling.clear()
+    eventually(lambda: not any(row["is_primary"] for row in state.list_objects(limit=1000)))
+    log.unlink()
+    _tidy(three, "a")
+
+
+def test_a_reader_with_old_knowledge_gets_a_value_from_the_copy_that_is_left(three: Nodes, place: Path) -> None:
+    """An actor was given the ref while the value was on one node only; it reads it when that one is dead."""
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    at = {name: NodeAffinitySchedulingStrategy(node_id, soft=False) for name, node_id in ids.items()}
+    log, count = place / "made.log", 400_000
+
+    @shoal.remote(num_cpus=1)
+    class Keeper:
+        def keep(self, refs: list[Any]) -> None:
+            self.refs = refs
+
+        def last(self) -> int:
+            return int(shoal.get(self.refs[0], timeout=30)[-1])
+
+    keeper = Keeper.options(scheduling_strategy=at["head"]).remote()
+    made = make_once.options(scheduling_strategy=at["a"]).remote(str(log), count)
+    shoal.wait([made], timeout=20)
+    shoal.get(keeper.keep.remote([made]), timeout=20)
+    assert shoal.get(total.options(scheduling_strategy=at["b"]).remote(made), timeout=30) == count * (count - 1) // 2
+    eventually(lambda: session().stored.copies.values() != [])
+    three.nodes["a"].kill()
+    assert shoal.get(keeper.last.remote(), timeout=40) == count - 1
+    assert log.read_text() == "made\n"
+    log.unlink()
+    _tidy(three, "a")
+
+
+def lies_at(ref: Any) -> str:
+    """Return the node of the primary copy, as its owner knows it; empty while it is being brought back."""
+    return str(ref._data[0][1]) if ref._ready else ""
+
+
+def further_of(ref: Any) -> list[list[str]]:
+    """Return who else than the primary copy's node can send a value, as its owner tells it."""
+    place = ref._data[0]
+    return list(place[6]) if len(place) > 6 else []
+
+
+def rows_of(ref: Any) -> list[dict[str, Any]]:
+    """Return the copies of a stored value, as their agents list them."""
+    return [row for row in state.list_objects(limit=1000) if row["object_id"] == ref.hex()]
+
+
 def _tidy(nodes: Nodes, name: str) -> None:
     """What a killed node leaves is swept by the next one on the machine; there is none here."""
     shutil.rmtree(nodes.place / name)

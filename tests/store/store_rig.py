@@ -107,9 +107,7 @@ class Node:
         host, port = self.server.start("127.0.0.1")
         return f"{host}:{port}"
 
-    def pull(
-        self, object_id: bytes, sources: list[str], *, tls: ssl.SSLContext | None = None, size: int | None = None
-    ) -> Any:
+    def pull(self, object_id: bytes, sources: list[str], *, tls: ssl.SSLContext | None = None, **options: Any) -> Any:
         """Fetch an object and return what `done` was told."""
         if self.puller is None:
             self.puller = Puller(
@@ -120,7 +118,7 @@ class Node:
                 pause_first_s=0.01,
             )
         answers: list[Any] = []
-        self.puller.pull(object_id, sources, answers.append, size=size)
+        self.puller.pull(object_id, sources, answers.append, **options)
         self.loop.until(lambda: self.store.tick() or answers)
         return answers[0]
 

@@ -22,6 +22,7 @@ from store_rig import CREDENTIAL, MIB, CuttingProxy, Node
 from shoal.exceptions import ObjectStoreFullError
 from shoal.foundation.errors import ProtocolError
 from shoal.runtime.store.errors import TransferError
+from shoal.runtime.store.transfer.pull import Puller
 from shoal.runtime.store.transfer.serve import Server
 from shoal.runtime.store.transfer.wire import (
     ANSWER_BYTES,
@@ -107,6 +108,31 @@ def test_several_sources_share_the_work(node: Make) -> None:
 
     assert all(source.server and source.server.sent_bytes > 0 for source in sources)
     np.testing.assert_array_equal(target.get(b"\0" * 23 + b"\x01"), array)
+
+
+def test_the_first_source_is_asked_first_and_a_copy_that_gave_way_costs_one_try(
+    node: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale, sources, target = node(64 * MIB), [node(64 * MIB) for _ in range(2)], node(64 * MIB)
+    object_ids = [sources[0].put(random_array(2)), sources[1].put(random_array(2))]
+    assert object_ids[0] == object_ids[1]
+    absent, *addresses = stale.serve(), *(source.serve() for source in sources)
+    asked: list[str] = []
+    visit = Puller._visit
+
+    def noted(puller: Puller, pull: Any, source: str, *more: Any) -> None:
+        asked.append(source)
+        visit(puller, pull, source, *more)
+
+    monkeypatch.setattr(Puller, "_visit", noted)
+    for first in (addresses, addresses[::-1]):
+        assert target.pull(object_ids[0], [absent, *first], hints=[absent]) is None
+        assert asked.count(absent) == 1
+        assert asked[:2] == [absent, first[0]]
+        target.store.free([object_ids[0]])
+        asked.clear()
+    assert isinstance(target.pull(b"n" * 24, [absent], hints=[absent]), TransferError)
+    assert len(asked) > 1, "the last one is asked again like any other"
 
 
 def test_sources_without_the_object_are_named_in_the_error(node: Make) -> None:

@@ -19,6 +19,7 @@ from shoal.foundation.errors import ShoalError
 from shoal.foundation.ids import NODE_ID_BYTES
 from shoal.runtime.agent.clients import Client
 from shoal.runtime.agent.parcels import PARCELS, Parcels
+from shoal.runtime.decide.turns import in_turn
 from shoal.runtime.store.errors import UNTRUSTED, ObjectAbsent, TransferError
 from shoal.runtime.store.node import RESTORER, NodeStore
 from shoal.runtime.store.objects import Pinned, Row
@@ -41,12 +42,14 @@ SEAL_LIMIT_S = 2.0
 """How long a reader waits for the writer's word that an object is sealed: both speak on connections of their own."""
 PULL_PAUSE_S = 0.5
 """How long to wait before trying again to fetch from a node that is out of reach and not declared dead."""
+KEEP_AGAIN_S = 2.0
+"""How long to wait for a node's word that it keeps a copy as the primary one before asking it again."""
 OWNERS_ASKED_S = 10.0
 """How often the head is asked whether the owners of what lies here, where it is not theirs to tell, still live."""
 SPILLED_TOLD_S = 10.0
 """How often at most the head is told that objects went to disk."""
 COPIED_TOLD_BYTES_MIN = 2**18
-"""Owners are told of copies from this size on; smaller ones do not decide where a task runs."""
+"""Owners are told of copies from this size on; smaller ones decide neither where a task runs nor who sends most."""
 STOCK_OFFER_BYTES_MAX = 16 * 2**20
 """Writers of values up to this size get the next segment at once."""
 
@@ -77,6 +80,7 @@ class Objects:
             "pin": self._pin,
             "unpin": self._unpin,
             "free": self._free,
+            "keep": self._keep,
             "forked": self._forked,
             "read": self._read,
             "written": self._written,
@@ -330,7 +334,7 @@ class Objects:
         """Tell a client where to read an object: here, or after fetching it from where it is."""
         assert self.store is not None
         store = self.store
-        object_id, node_id, sources, _ = args
+        object_id, node_id, sources, _, further = args
         until = self._agent.clock.monotonic_s() + SEAL_LIMIT_S
 
         def answer(got: Pinned) -> None:
@@ -350,25 +354,36 @@ class Objects:
             # The writer is done, or its ref would not be known; its word is on its way.
             self._early.setdefault(object_id, []).append((until, pinned_at_last))
         else:
-            self._sources.setdefault(node_id, set()).update(sources)
-            self._fetch(client, n, object_id, node_id, sources, pinned_at_last)
+            self._fetch(client, n, object_id, (node_id, sources), further, pinned_at_last)
 
     def _fetch(
         self,
         client: Client,
         n: int,
         object_id: bytes,
-        node_id: str,
-        sources: list[str],
+        primary: tuple[str, list[str]],
+        further: list[tuple[str, str]],
         pin: Callable[[], None],
     ) -> None:
-        """Bring an object here. Out of reach is not lost: that is for the head to say (docs/ownership.md, "Death")."""
+        """Bring an object here, from its primary copy's node and its addresses, or others that may have a copy.
+
+        Out of reach is not lost: that is for the head to say (docs/ownership.md, "Death").
+        """
         assert self._puller is not None
+        agent, node_id = self._agent, primary[0]
+        named = [(node_id, address) for address in primary[1]] + [(node, address) for node, address in further]
+        alive = in_turn(agent.node_id, named, agent.is_node_dead)
+        for node, address in alive:
+            self._sources.setdefault(node, set()).add(address)
 
         def pulled(error: ShoalError | None) -> None:
             if error is None:
                 pin()
-            elif isinstance(error, TransferError) and not error.is_verdict and not self._agent.is_node_dead(node_id):
+            elif (
+                isinstance(error, TransferError)
+                and not error.is_verdict
+                and not all(agent.is_node_dead(node) for node, _ in alive)
+            ):
                 self._paused.setdefault(node_id, []).append(again)
                 asyncio.get_running_loop().call_later(PULL_PAUSE_S, self._go_on, node_id, again)
             else:
@@ -376,12 +391,13 @@ class Objects:
 
         def again() -> None:
             if self._agent.client(client.process) is client:  # else nobody waits any more
-                self._fetch(client, n, object_id, node_id, sources, pin)
+                self._fetch(client, n, object_id, primary, further, pin)
 
-        if self._agent.is_node_dead(node_id):
+        if not alive and agent.is_node_dead(node_id):
             self._fail(client, n, TransferError(f"object {object_id.hex()}: its node died", is_verdict=True))
         else:
-            self._puller.pull(object_id, sources, pulled, size=None)
+            hints = [address for node, address in alive if node != node_id]
+            self._puller.pull(object_id, [address for _, address in alive], pulled, hints=hints)
 
     def _go_on(self, node_id: str, again: Callable[[], None]) -> None:
         paused = self._paused.get(node_id, [])
@@ -390,6 +406,41 @@ class Objects:
             if not paused:
                 del self._paused[node_id]
             again()
+
+    def _keep(self, client: Client, n: int, args: Any) -> None:
+        """Have a node that fetched a client's object keep it as the primary copy, for that one is lost."""
+        object_id, size, node_id = args
+
+        def answer(is_kept: bool, _: Any) -> None:
+            client.tell(wire.ANSWER, n, is_kept, None if is_kept else ["ObjectLostError", "the copy gave way"])
+
+        if node_id == self._agent.node_id:
+            self._take(object_id, [], lambda error: answer(error is None, None))
+        else:
+            number = self._expect(answer)
+            self._ask_to_keep(client, number, node_id, (wire.MOVED, number, object_id, size, []))
+
+    def _ask_to_keep(self, client: Client, number: int, node_id: str, message: Any) -> None:
+        """Ask until there is an answer or the node is dead: connections may be cut, and asking twice does no harm."""
+        if number not in self._answers:
+            return
+        if self._agent.is_node_dead(node_id) or self._agent.client(client.process) is not client:
+            self._answers.pop(number)(False, None)
+            return
+        self._tell_peer(node_id, message)
+        asyncio.get_running_loop().call_later(KEEP_AGAIN_S, self._ask_to_keep, client, number, node_id, message)
+
+    def _take(self, object_id: bytes, sources: list[str], done: Callable[[ShoalError | None], None]) -> None:
+        """Keep the primary copy of an object here, fetched from `sources` if it is not here yet."""
+        assert self._puller is not None
+
+        def pulled(error: ShoalError | None) -> None:
+            if error is None:
+                self._agent.leases.idle_serial += 1
+                self._agent.changed()
+            done(error)
+
+        self._puller.pull(object_id, sources, pulled, is_primary=True)
 
     def _unpin(self, client: Client, n: int, args: Any) -> None:
         assert self.store is not None and self._parcels is not None
@@ -477,8 +528,7 @@ class Objects:
             def pulled(error: ShoalError | None) -> None:
                 connection.send((wire.ANSWER, n, error is None, self._address))
 
-            assert self._puller is not None
-            self._puller.pull(object_id, sources, pulled, is_primary=True)
+            self._take(object_id, sources, pulled)
 
     def _tell_peer(self, node_id: str, message: Any) -> None:
         task = self._links.get(node_id)
@@ -555,14 +605,17 @@ class Objects:
             self._tell_peer(home, (wire.MOVED_OWNED, self._expect(call), owner, object_id, node_id, address))
 
     def _tell_copied(self, object_id: bytes, owner: bytes, size: int, is_there: bool) -> None:
-        """Tell an owner that a copy of its object is here, or no longer: it weighs where to run what reads it."""
+        """Tell an owner that a copy of its object is here, or no longer.
+
+        It weighs where to run what reads the object, and names the copy to those who fetch it.
+        """
         if size < COPIED_TOLD_BYTES_MIN:
             return
         home, own = owner[:NODE_ID_BYTES].hex(), self._agent.node_id
         if home != own:
-            self._tell_peer(home, (wire.COPIED_OWNED, owner, object_id, own, is_there))
+            self._tell_peer(home, (wire.COPIED_OWNED, owner, object_id, own, is_there, self._address))
         elif (client := self._agent.client(owner)) is not None:
-            client.tell(wire.COPIED, object_id, own, is_there)
+            client.tell(wire.COPIED, object_id, own, is_there, self._address)
 
     def _relocate(
         self, owner: bytes, object_id: bytes, node_id: str, address: str, call: Callable[[bool, Any], None]

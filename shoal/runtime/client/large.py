@@ -21,7 +21,7 @@ from shoal.runtime.client import codec
 from shoal.runtime.client.copies import Copies
 from shoal.runtime.client.core import monotonic, named_error
 from shoal.runtime.client.reactor import Link
-from shoal.runtime.client.refs import Hold, ObjectRef, context, escape, groups
+from shoal.runtime.client.refs import Hold, ObjectRef, context, escape, groups, settle
 from shoal.runtime.client.remote_store import RemoteReader, RemoteWriter, remote_store
 from shoal.runtime.client.results import own_refs
 from shoal.runtime.client.sources import Made, Source
@@ -84,7 +84,7 @@ class Stored:
         self._dead_nodes: dict[str, None] = {}
         self._numbers: dict[bytes, int] = {}
         """Stored objects of ours, by object id: the number of their ref."""
-        self.copies = Copies(core, self._numbers.__contains__)
+        self.copies = Copies(core, self._numbers.__contains__, self._name_copies)
         session.owner.held = self.copies.held
 
     def _attached(self) -> None:
@@ -211,7 +211,7 @@ class Stored:
                     raise  # a person must mend that; the value is there
                 with self._core.lock:
                     is_elsewhere = ref._ready and ref._data is not data  # it has moved, or been made again, meanwhile
-                    is_lost = not is_elsewhere and (attempt == REBUILDS_MAX or not self.rebuild(ref))
+                    is_lost = attempt == REBUILDS_MAX or not (is_elsewhere or self.rebuild(ref))
                 if is_lost:
                     raise told_why(self.loss_of(ref), error) from error
             self._session.values._await([ref], None if end_s is None else max(0.0, end_s - monotonic()))
@@ -220,7 +220,7 @@ class Stored:
     def read_place(self, data: list[Any], holds: Any = None, end_s: float | None = None) -> Any:
         """Return the value at a place, without copying its buffers."""
         place, size, nested = data
-        object_id, node_id, sources = place[0], place[1], place[2]
+        object_id = place[0]
         reader = self._reader
         if reader is None:
             from shoal.exceptions import ObjectLostError
@@ -228,7 +228,7 @@ class Stored:
             raise ObjectLostError(object_id.hex(), None, "this node has no object store")
         view = reader.held_view(object_id)
         if view is None:
-            got = self._pinned([object_id, node_id, sources, size], end_s)
+            got = self._pinned(pin_arguments(place, size), end_s)
             view = reader.view(object_id, msgspec.convert(got, Located))
         return loaded(view, nested, holds)
 
@@ -314,7 +314,7 @@ class Stored:
             ref._message, ref._pins = None, own_refs(self._core, codec.nested_of(ref._format, ref._data))
 
     def rebuild(self, ref: ObjectRef[Any]) -> bool:
-        """Have a lost value made again; False if nobody can. It is not ready then until it is there."""
+        """Have a lost value brought back, by a copy or its task; False if nobody can. Until then it is not ready."""
         core = self._core
         with core.lock:
             if ref._owner != core.process:
@@ -326,6 +326,8 @@ class Stored:
                 return True
             if not ref._ready:
                 return True  # somebody else has begun already
+            if self._keep_copy(ref):
+                return True
             if type(ref._recipe) is Made:
                 return self._session.replays.rebuild(ref)
             if ref._message is None or ref._recipe is None or ref._n not in self.lineage or ref._tries == 0:
@@ -343,9 +345,57 @@ class Stored:
     def node_died(self, node_id: str) -> None:
         """Nothing comes from that node any more. With the core's lock held."""
         self._dead_nodes[node_id] = None
-        self.copies.node_died(node_id)
         while len(self._dead_nodes) > DEAD_NODES_MAX:
             del self._dead_nodes[next(iter(self._dead_nodes))]
+        self.copies.node_died(node_id)
+        for object_id in self.copies.values():
+            ref = self._ready_ref(object_id)
+            if ref is not None and ref._data[0][1] == node_id:
+                self._keep_copy(ref)
+
+    def _ready_ref(self, object_id: bytes) -> ObjectRef[Any] | None:
+        """Return our ref of a stored value if it is ready."""
+        number = self._numbers.get(object_id)
+        ref = self._core.escaped.refs.get(number) if number is not None else None
+        return ref if ref is not None and ref._ready and ref._format == wire.STORED else None
+
+    def _name_copies(self, object_id: bytes) -> None:
+        """Let whoever learns from now on where a value lies learn of its copies, too. With the core's lock held."""
+        ref = self._ready_ref(object_id)
+        if ref is not None:
+            place, size, nested = ref._data
+            ref._data = [[*place[:6], self.copies.further(object_id, place[1])], size, nested]
+
+    def _keep_copy(self, ref: ObjectRef[Any]) -> bool:
+        """Have a fetched copy of a lost value be the primary one; False if none is known. With the core's lock held.
+
+        Until one is, the ref is not ready; if none is left, it is as it was.
+        """
+        place, size, nested = ref._data
+        object_id, lost = place[0], place[1]
+        further = self.copies.further(object_id, lost)
+        if not further:
+            return False
+        node_id, address = further[-1]
+        ref._ready = False
+
+        def answered(is_ok: bool, value: Any) -> None:
+            with self._core.lock:
+                if ref._ready:
+                    return
+                ref._ready, moved = True, ref._data[0][1] != lost  # it is settled below, or asked for anew
+                self.copies.drop(object_id, node_id)
+                if is_ok and not moved:
+                    hold = ref._hold.get(b"stored") if isinstance(ref._hold, dict) else ref._hold
+                    if isinstance(hold, StoredHold):
+                        hold.node_id = node_id
+                    kept = [object_id, node_id, [address], *place[3:6], self.copies.further(object_id, node_id)]
+                    settle(ref, wire.STORED, [kept, size, nested])
+                elif moved or not self._keep_copy(ref):
+                    settle(ref, wire.STORED, ref._data)
+
+        self._core.request(wire.STORE, "keep", [object_id, size, node_id], answered)
+        return True
 
     def lost_items(self, source: Source) -> dict[int, ObjectRef[Any]]:
         """Return what dead nodes took along of a task's several values, by index. With the core's lock held."""
@@ -370,7 +420,8 @@ class Stored:
         if len(lost) > 1:
             for ref in lost:
                 place, size, _ = ref._data
-                core.request(wire.STORE, "pin", [*place[:3], size], functools.partial(self._looked_for, ref, place))
+                call = functools.partial(self._looked_for, ref, place)
+                core.request(wire.STORE, "pin", pin_arguments(place, size), call)
 
     def _looked_for(self, ref: ObjectRef[Any], place: list[Any], is_ok: bool, value: Any) -> None:
         if is_ok:
@@ -392,8 +443,6 @@ class Stored:
         if ref is None or not ref._ready or ref._format != wire.STORED or ref._data[0][1] != message[3]:
             return  # it has moved, or is being made again: the borrower asks once more
         if not self.rebuild(ref):
-            from shoal.runtime.client.refs import settle
-
             ref._ready = False
             settle(ref, wire.ERROR, pickle.dumps(self.loss_of(ref)))
 
@@ -420,7 +469,8 @@ class Stored:
         ref = self._core.escaped.refs.get(number) if number is not None else None
         if ref is not None and ref._format == wire.STORED:
             place, size, nested = ref._data
-            ref._data = [[place[0], node_id, sources, *place[3:]], size, nested]
+            further = self.copies.further(object_id, node_id)
+            ref._data = [[place[0], node_id, sources, *place[3:6], further], size, nested]
             hold = ref._hold.get(b"stored") if isinstance(ref._hold, dict) else ref._hold
             if isinstance(hold, StoredHold):
                 hold.node_id = node_id
@@ -438,6 +488,8 @@ class Stored:
             holds[b"stored"] = hold
         else:
             ref._hold = hold
+        if place[0] in self._numbers:
+            self.copies.made_again(place[0])
         self._numbers[place[0]] = ref._n
         escape(ref)
 
@@ -487,6 +539,11 @@ class Stored:
         """User code forked: the child may look at what is mapped now for as long as it lives."""
         if self._reader is not None and self._reader.pinned():
             self._send("forked", None)
+
+
+def pin_arguments(place: list[Any], size: int) -> list[Any]:
+    """Return what an agent must know to fetch and pin a value: id, node, its addresses, bytes, who has copies."""
+    return [*place[:3], size, place[6] if len(place) > 6 else []]
 
 
 def loaded(view: memoryview, nested: Any, holds: Any) -> Any:

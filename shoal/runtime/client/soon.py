@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shoal.runtime.client.core import named_error
-from shoal.runtime.client.large import REBUILDS_MAX, loaded, told_why
+from shoal.runtime.client.large import REBUILDS_MAX, loaded, pin_arguments, told_why
 from shoal.runtime.client.refs import ObjectRef, when_ready
 from shoal.runtime.store.reader import Reader
 from shoal.runtime.store.segments import Located
@@ -68,7 +68,7 @@ def read_soon(
             error = told_why(stored.loss_of(ref), error)
         call(functools.partial(_raise, error))
 
-    session.core.request(wire.STORE, "pin", [*place[:3], size], answered)
+    session.core.request(wire.STORE, "pin", pin_arguments(place, size), answered)
 
 
 def _outcome(read: Read) -> Read:

@@ -57,6 +57,8 @@ class _Pull:
         self.object_id, self.size, self.is_primary = object_id, size, is_primary
         self.lock = threading.Lock()
         self.sources: dict[str, int] = dict.fromkeys(sources, 0)  # failures in a row
+        self.hints: set[str] = set()
+        """Sources that may have let go of the object meanwhile: while there are others, each is asked once."""
         self.users: collections.Counter[str] = collections.Counter()
         self.ranges: collections.deque[tuple[int, int]] = collections.deque()  # missing: (start, end)
         self.missing_bytes = 0
@@ -116,10 +118,13 @@ class Puller:
         *,
         size: int | None = None,
         is_primary: bool = False,
+        hints: Iterable[str] = (),
     ) -> None:
         """Fetch an object from any of `sources`; `done(None)` once it is sealed here, `done(error)` if it cannot be.
 
-        The same object asked for twice is fetched once. A `size` that is not the object's own is an error.
+        The first sources are asked first. Those of them that are `hints` may have let go of the object meanwhile, which
+        costs one try each. The same object asked for twice is fetched once. A `size` that is not the object's own is an
+        error.
         """
         if self._store.has(object_id):
             if is_primary:
@@ -130,6 +135,8 @@ class Puller:
         if known is not None:
             known.done.append(done)
             known.is_primary = known.is_primary or is_primary
+            with known.lock:
+                known.hints.update(set(hints) - known.sources.keys())
             self.add_sources(object_id, sources)
             return
         if not sources:
@@ -137,6 +144,7 @@ class Puller:
             return
         made = _Pull(object_id, sources, size, is_primary)
         made.done.append(done)
+        made.hints.update(hints)
         self._pulls[object_id] = made
         if size is None:
             self._start(made, 1)
@@ -299,14 +307,14 @@ class Puller:
                 os.close(descriptor)
 
     def _chosen(self, pull: _Pull) -> str | None:
-        """Return the least used source; if none is left, note the error of the whole pull."""
+        """Return the least used source, the first of several; if none is left, note the error of the whole pull."""
         with pull.lock:
             if pull.segment is not None and not pull.ranges:
                 return None  # other lanes have the rest; if one of them fails, it goes on itself
             if not pull.sources:
                 pull.error = pull.error or _without_source(pull)
                 return None
-            source = min(pull.sources, key=lambda name: (pull.users[name] + 2 * pull.sources[name], name))
+            source = min(pull.sources, key=lambda name: pull.users[name] + 2 * pull.sources[name])
             pull.users[source] += 1
             failures = pull.sources[source]
         if failures:
@@ -439,7 +447,7 @@ class Puller:
             if source in pull.sources:  # else its node was declared dead meanwhile, which says more
                 pull.reasons[source] = reason
                 pull.sources[source] += 1
-                if pull.sources[source] >= at_most:
+                if pull.sources[source] >= (1 if source in pull.hints and len(pull.sources) > 1 else at_most):
                     del pull.sources[source]
                     pull.is_doubtful = pull.is_doubtful or is_doubtful
 
