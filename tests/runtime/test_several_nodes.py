@@ -416,8 +416,11 @@ def test_a_fetched_copy_outlives_the_node_of_the_primary_one(three: Nodes, place
     _tidy(three, "a")
 
 
-def test_a_reader_with_old_knowledge_gets_a_value_from_the_copy_that_is_left(three: Nodes, place: Path) -> None:
-    """An actor was given the ref while the value was on one node only; it reads it when that one is dead."""
+@pytest.mark.parametrize("is_node_dead", [True, False])
+def test_a_reader_with_old_knowledge_gets_a_value_from_the_copy_that_is_left(
+    three: Nodes, place: Path, is_node_dead: bool
+) -> None:
+    """An actor was given the ref while the value was on one node only; it reads it when that has it no longer."""
     ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
     at = {name: NodeAffinitySchedulingStrategy(node_id, soft=False) for name, node_id in ids.items()}
     log, count = place / "made.log", 400_000
@@ -426,6 +429,7 @@ def test_a_reader_with_old_knowledge_gets_a_value_from_the_copy_that_is_left(thr
     class Keeper:
         def keep(self, refs: list[Any]) -> None:
             self.refs = refs
+            shoal.wait(refs, timeout=30, fetch_local=False)  # it knows from now on where the value lies
 
         def last(self) -> int:
             return int(shoal.get(self.refs[0], timeout=30)[-1])
@@ -435,12 +439,17 @@ def test_a_reader_with_old_knowledge_gets_a_value_from_the_copy_that_is_left(thr
     shoal.wait([made], timeout=20)
     shoal.get(keeper.keep.remote([made]), timeout=20)
     assert shoal.get(total.options(scheduling_strategy=at["b"]).remote(made), timeout=30) == count * (count - 1) // 2
-    eventually(lambda: session().stored.copies.values() != [])
-    three.nodes["a"].kill()
+    eventually(lambda: [node for node, _ in further_of(made)] == [ids["b"]])
+    if is_node_dead:
+        three.nodes["a"].kill()
+    else:
+        session().stored._send("free", [[made._data[0][0], ids["a"]]])  # as if its file on disk were damaged
+        eventually(lambda: nodes_of(made) == [ids["b"]])
     assert shoal.get(keeper.last.remote(), timeout=40) == count - 1
-    assert log.read_text() == "made\n"
+    assert (lies_at(made), log.read_text()) == (ids["b"], "made\n")
     log.unlink()
-    _tidy(three, "a")
+    if is_node_dead:
+        _tidy(three, "a")
 
 
 def lies_at(ref: Any) -> str:

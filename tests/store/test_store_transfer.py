@@ -113,8 +113,8 @@ def test_several_sources_share_the_work(node: Make) -> None:
 def test_the_first_source_is_asked_first_and_a_copy_that_gave_way_costs_one_try(
     node: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stale, sources, target = node(64 * MIB), [node(64 * MIB) for _ in range(2)], node(64 * MIB)
-    object_ids = [sources[0].put(random_array(2)), sources[1].put(random_array(2))]
+    stale, sources, target = node(64 * MIB), [node(128 * MIB) for _ in range(2)], node(128 * MIB)
+    object_ids = [source.put(random_array(60)) for source in sources]  # for four lanes at once
     assert object_ids[0] == object_ids[1]
     absent, *addresses = stale.serve(), *(source.serve() for source in sources)
     asked: list[str] = []
@@ -125,7 +125,7 @@ def test_the_first_source_is_asked_first_and_a_copy_that_gave_way_costs_one_try(
         visit(puller, pull, source, *more)
 
     monkeypatch.setattr(Puller, "_visit", noted)
-    for first in (addresses, addresses[::-1]):
+    for first in (addresses, addresses[::-1], addresses[:1]):
         assert target.pull(object_ids[0], [absent, *first], hints=[absent]) is None
         assert asked.count(absent) == 1
         assert asked[:2] == [absent, first[0]]
