@@ -452,6 +452,20 @@ def test_a_reader_with_old_knowledge_gets_a_value_from_the_copy_that_is_left(
         _tidy(three, "a")
 
 
+def test_a_copy_that_gave_way_without_a_word_does_not_keep_a_value_from_being_made_again(three: Nodes) -> None:
+    ids = {name: node.told["node_id"] for name, node in three.nodes.items()}
+    at = {name: NodeAffinitySchedulingStrategy(node_id, soft=True) for name, node_id in ids.items()}
+    made = make.options(scheduling_strategy=at["a"]).remote(400_000)
+    shoal.get(total.options(scheduling_strategy=at["b"]).remote(made), timeout=30)
+    eventually(lambda: [node for node, _ in further_of(made)] == [ids["b"]])
+    session().stored._send("free", [[made._data[0][0], ids["b"]]])
+    eventually(lambda: nodes_of(made) == [ids["a"]])
+    three.nodes["a"].kill()
+    assert int(shoal.get(made, timeout=40)[-1]) == 399_999
+    assert lies_at(made) in (ids["b"], ids["head"])
+    _tidy(three, "a")
+
+
 def lies_at(ref: Any) -> str:
     """Return the node of the primary copy, as its owner knows it; empty while it is being brought back."""
     return str(ref._data[0][1]) if ref._ready else ""
