@@ -155,7 +155,8 @@ class Canceller:
     cancel, settle_cancelled = Actors.cancel, Actors.settle_cancelled
 
     def __init__(self, driver: Driver) -> None:
-        self._session = SimpleNamespace(owner=driver.owner, results=driver.results)
+        owed = SimpleNamespace(ended=lambda ref, error, why: None)
+        self._session = SimpleNamespace(owner=driver.owner, results=driver.results, owed=owed)
         self._core = driver.core
 
 
@@ -174,6 +175,7 @@ class Driver:
             values=SimpleNamespace(fetch=None),
             functions=None,
             streams=None,
+            origins=SimpleNamespace(is_watching=False),
         )
         self.actors = ActorCalls(session)
         self.owner.on_died += [self.core.reliable.process_died, self.actors.process_died]

@@ -201,7 +201,7 @@ class SimAgent(Agent):
             drain=nothing,
         )
         self.state = SimpleNamespace(  # type: ignore[assignment]
-            worker_died=nothing, stats=dict, left_behind=lambda: told.LeftBehind(b"")
+            worker_died=nothing, joined=nothing, stats=dict, left_behind=lambda: told.LeftBehind(b"")
         )
         self.logs = SimpleNamespace(worker_died=nothing)  # type: ignore[assignment]
         self.marks = SimpleNamespace(read=self._mark, forget=nothing)  # type: ignore[assignment]

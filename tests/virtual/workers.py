@@ -111,7 +111,7 @@ class SimWorker:
         self.world, self.agent, self.worker = agent.world, agent, worker
         self.core = WorkerCore(self.world, agent.node_id, worker.process)
         self.core.worker = self
-        for kind in (wire.TASK, wire.CALL, wire.SPECIAL_CALL):
+        for kind in (wire.TASK, wire.SPECIAL, wire.CALL, wire.SPECIAL_CALL):
             self.core.handlers[kind] = self._on_work
         self.core.handlers[wire.CANCEL] = self._on_cancel
         self.to_agent = self.world.end(agent.node_id, self._from_agent, lambda: None).joined(to_agent.end)
@@ -183,7 +183,7 @@ class SimWorker:
         if self.is_busy or not self.queue:
             return
         link, message = self.queue[0]
-        if message[0] == wire.TASK:
+        if message[0] in (wire.TASK, wire.SPECIAL):  # a retry says which attempt it is
             self.queue.popleft()
             self._begin(link, message)
         elif self.actor is not None:
