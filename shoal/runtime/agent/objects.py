@@ -42,7 +42,7 @@ SEAL_LIMIT_S = 2.0
 """How long a reader waits for the writer's word that an object is sealed: both speak on connections of their own."""
 PULL_PAUSE_S = 0.5
 """How long to wait before trying again to fetch from a node that is out of reach and not declared dead."""
-KEEP_AGAIN_S = 2.0
+ASK_AGAIN_S = 2.0
 """How long to wait for a node's word that it keeps a copy as the primary one before asking it again."""
 OWNERS_ASKED_S = 10.0
 """How often the head is asked whether the owners of what lies here, where it is not theirs to tell, still live."""
@@ -417,18 +417,12 @@ class Objects:
         if node_id == self._agent.node_id:
             self._take(object_id, [], lambda error: answer(error is None, None))
         else:
-            number = self._expect(answer)
-            self._ask_to_keep(client, number, node_id, (wire.MOVED, number, object_id, size, []))
-
-    def _ask_to_keep(self, client: Client, number: int, node_id: str, message: Any) -> None:
-        """Ask until there is an answer or the node is dead: connections may be cut, and asking twice does no harm."""
-        if number not in self._answers:
-            return
-        if self._agent.is_node_dead(node_id) or self._agent.client(client.process) is not client:
-            self._answers.pop(number)(False, None)
-            return
-        self._tell_peer(node_id, message)
-        asyncio.get_running_loop().call_later(KEEP_AGAIN_S, self._ask_to_keep, client, number, node_id, message)
+            self._ask_peer(
+                node_id,
+                lambda number: (wire.MOVED, number, object_id, size, []),
+                answer,
+                lambda: self._agent.client(client.process) is client,
+            )
 
     def _take(self, object_id: bytes, sources: list[str], done: Callable[[ShoalError | None], None]) -> None:
         """Keep the primary copy of an object here, fetched from `sources` if it is not here yet."""
@@ -545,6 +539,31 @@ class Objects:
 
         task.add_done_callback(send)
 
+    def _ask_peer(
+        self,
+        node_id: str,
+        question: Callable[[int], Any],
+        call: Callable[[bool, Any], None],
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Ask a node until it answers; False is the answer once it is dead or nobody wants to know.
+
+        Connections may be cut, and asking twice does no harm.
+        """
+        number = self._expect(call)
+        message = question(number)
+
+        def ask() -> None:
+            if number not in self._answers:
+                return
+            if self._agent.is_node_dead(node_id) or not is_wanted():
+                self._answers.pop(number)(False, None)
+                return
+            self._tell_peer(node_id, message)
+            asyncio.get_running_loop().call_later(ASK_AGAIN_S, ask)
+
+        ask()
+
     async def _dial_peer(self, node_id: str) -> Connection | None:
         settings = self._agent.settings
         for text in self._agent.peers.get(node_id, ()):
@@ -591,8 +610,7 @@ class Objects:
                 self.store.free([object_id])
                 agent.changed()
 
-        number = self._expect(taken)
-        self._tell_peer(target, (wire.MOVED, number, object_id, size, [self._address]))
+        self._ask_peer(target, lambda number: (wire.MOVED, number, object_id, size, [self._address]), taken)
 
     def _tell_owner(
         self, owner: bytes, object_id: bytes, node_id: str, address: str, call: Callable[[bool, Any], None]
@@ -602,7 +620,7 @@ class Objects:
         if home == self._agent.node_id:
             self._relocate(owner, object_id, node_id, address, call)
         else:
-            self._tell_peer(home, (wire.MOVED_OWNED, self._expect(call), owner, object_id, node_id, address))
+            self._ask_peer(home, lambda number: (wire.MOVED_OWNED, number, owner, object_id, node_id, address), call)
 
     def _tell_copied(self, object_id: bytes, owner: bytes, size: int, is_there: bool) -> None:
         """Tell an owner that a copy of its object is here, or no longer.

@@ -467,7 +467,7 @@ class Stored:
         _, n, object_id, node_id, sources = message
         number = self._numbers.get(object_id)
         ref = self._core.escaped.refs.get(number) if number is not None else None
-        if ref is not None and ref._format == wire.STORED:
+        if ref is not None and ref._format == wire.STORED and ref._data is not None:  # else it is being made again
             place, size, nested = ref._data
             further = self.copies.further(object_id, node_id)
             ref._data = [[place[0], node_id, sources, *place[3:6], further], size, nested]
