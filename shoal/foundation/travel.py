@@ -113,7 +113,7 @@ def shown_error(error: BaseException | None) -> str:
         return ""
     try:
         return "".join(traceback.format_exception_only(error)).strip() or repr(error)
-    except Exception:
+    except Exception:  # its own text may raise, being the user's
         return f"<{type(error).__name__} that cannot be shown>"
 
 

@@ -337,8 +337,7 @@ def failed_rules(kind: type[Tiny]) -> set[str]:
                 check()
             except pytest.skip.Exception as skipped:
                 raise AssertionError(f"{name} was skipped: {skipped}") from skipped
-            except Exception as error:  # whatever a wrong provider makes a test raise is the test's failure
-                assert str(error) is not None
+            except Exception:  # whatever a wrong provider makes a test raise is the test's failure
                 failed.add(name.removeprefix("test_").split("_")[0].upper())
     return failed
 

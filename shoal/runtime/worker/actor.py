@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from shoal.foundation.travel import shown_error
 from shoal.runtime.client import codec
 from shoal.runtime.client.context import ActorExit
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.worker.kept import Kept
-from shoal.runtime.worker.replies import shown_error
 from shoal.wire import tasks as wire
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from shoal.foundation.travel import shown_error
 from shoal.runtime.client import codec
 from shoal.runtime.client.reactor import Link
 from shoal.runtime.client.refs import Hold, ObjectRef, groups
@@ -245,11 +246,3 @@ class Replies:
             while link._leftover is not None and time.monotonic() < deadline:
                 time.sleep(0.001)
                 link.on_writable()
-
-
-def shown_error(error: BaseException) -> str:
-    """Return an error in one line; its own text may raise, being the user's."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:
-        return type(error).__name__
